@@ -1,0 +1,101 @@
+"""System checks: mistakes across settings, each with an id and a hint."""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from sessions_app.token_counting import encoding
+
+Messages = list[CheckMessage]
+
+
+def check_secret_key(**kwargs: Any) -> Messages:
+    with suppress(ImproperlyConfigured):  # that is how Django answers where it is empty
+        if settings.SECRET_KEY:
+            return []
+    hint = "Set SECRET_KEY to a long random text, or start the whole system with `make run`."
+    return [Error("SECRET_KEY is not set.", hint=hint, id="agentsite.E001")]
+
+
+def check_model(**kwargs: Any) -> Messages:
+    if not settings.AGENT_MODEL or settings.OPENAI_API_KEY or settings.OPENAI_BASE_URL:
+        return []
+    hint = "OpenAI itself wants OPENAI_API_KEY; a server of your own is named by OPENAI_BASE_URL."
+    text = "AGENT_MODEL is set, but neither OPENAI_API_KEY nor OPENAI_BASE_URL."
+    return [Error(text, hint=hint, id="agentsite.E002")]
+
+
+def check_registries(**kwargs: Any) -> Messages:
+    found: Messages = []
+    for setting, paths in (
+        ("AGENT_RUNTIMES", settings.AGENT_RUNTIMES),
+        ("AGENT_TOOLS", settings.AGENT_TOOLS),
+    ):
+        for name, path in paths.items():
+            try:
+                import_string(path)
+            except ImportError as error:
+                text = f"{setting} names {path!r} for {name!r}, which cannot be imported: {error}"
+                found.append(Error(text, id="agentsite.E003"))
+    return found
+
+
+def check_pool(**kwargs: Any) -> Messages:
+    if settings.DATABASE_POOL_SIZE >= settings.DATABASE_THREADS:
+        return []
+    hint = "Raise DATABASE_POOL_SIZE or lower DATABASE_THREADS."
+    text = "The database pool has fewer connections than the process has database threads."
+    return [Error(text, hint=hint, id="agentsite.E004")]
+
+
+def check_encoding(**kwargs: Any) -> Messages:
+    try:
+        encoding()
+    except Exception as error:  # tiktoken raises what its download raises
+        hint = "Use cl100k_base, or fill TIKTOKEN_CACHE_DIR on a machine with a network."
+        text = f"TOKEN_ENCODING={settings.TOKEN_ENCODING} cannot be loaded: {type(error).__name__}."
+        return [Error(text, hint=hint, id="agentsite.E005")]
+    return []
+
+
+def check_context_budget(**kwargs: Any) -> Messages:
+    if settings.MODEL_RESERVE_TOKENS < settings.MODEL_CONTEXT_TOKENS:
+        return []
+    text = "MODEL_RESERVE_TOKENS leaves nothing of MODEL_CONTEXT_TOKENS for the conversation."
+    return [Error(text, id="agentsite.E006")]
+
+
+def check_debug(**kwargs: Any) -> Messages:
+    if not settings.DEBUG or settings.HOST in ("127.0.0.1", "localhost", "::1"):
+        return []
+    text = f"DEBUG is on while HOST={settings.HOST}: error pages show the code and settings to the network."
+    return [Warning(text, hint="Unset DEBUG.", id="agentsite.W001")]
+
+
+def check_hosts(**kwargs: Any) -> Messages:
+    if settings.ALLOWED_HOSTS != ["*"]:
+        return []
+    hint = "Set PUBLIC_URL, or ALLOWED_HOSTS to the names that the site is reached by."
+    return [Warning("The site answers to every host name.", hint=hint, id="agentsite.W002")]
+
+
+_CHECKS: Sequence[Callable[..., Messages]] = (
+    check_secret_key,
+    check_model,
+    check_registries,
+    check_pool,
+    check_encoding,
+    check_context_budget,
+    check_debug,
+    check_hosts,
+)
+
+
+def register_all() -> None:
+    for check in _CHECKS:
+        register(check)

@@ -1,0 +1,24 @@
+"""Errors outside REST views: JSON for programs, a page for people."""
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return _answer(request, 404, "not_found", "There is nothing here.")
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    return _answer(request, 500, "internal_error", "Something went wrong on our side. It is logged.")
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    return _answer(
+        request, 403, "csrf_failed", "The form has expired or came from another site. Load it again."
+    )
+
+
+def _answer(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
+    if "text/html" in request.headers.get("Accept", ""):
+        return render(request, "error.html", {"status": status, "message": message}, status=status)
+    return JsonResponse({"error": {"code": code, "message": message}}, status=status)

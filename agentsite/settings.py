@@ -1,0 +1,336 @@
+"""All settings, one page: the helpers that read the environment, then the settings in order of use.
+
+Every value that an operator may change is an environment variable (or a line of `.env`); docs/configuration.md
+lists them. Mistakes in one value fail here and at once; mistakes across values are system checks
+(`agentsite/checks.py`).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import dj_database_url
+from django.core.exceptions import ImproperlyConfigured
+from dotenv import load_dotenv
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+load_dotenv(BASE_DIR / ".env")
+
+# --- env helpers ---------------------------------------------------------------------------------------------------
+
+
+def env(name: str, default: str = "") -> str:
+    return os.environ.get(name, "").strip() or default
+
+
+def env_bool(name: str, default: bool) -> bool:
+    value = env(name, "1" if default else "0").lower()
+    if value in ("1", "true", "yes", "on"):
+        return True
+    if value in ("0", "false", "no", "off"):
+        return False
+    raise ImproperlyConfigured(f"Unexpected value {name}={value}, use 1 or 0.")
+
+
+def env_int(name: str, default: int, *, minimum: int = 0) -> int:
+    value = env(name, str(default))
+    try:
+        number = int(value)
+    except ValueError:
+        raise ImproperlyConfigured(f"Unexpected value {name}={value}, use a whole number.") from None
+    if number < minimum:
+        raise ImproperlyConfigured(f"Unexpected value {name}={value}, use {minimum} or more.")
+    return number
+
+
+def env_choice(name: str, default: str, choices: tuple[str, ...]) -> str:
+    value = env(name, default)
+    if value not in choices:
+        raise ImproperlyConfigured(f"Unexpected value {name}={value}, use one of: {', '.join(choices)}.")
+    return value
+
+
+def env_list(name: str, default: str = "") -> list[str]:
+    return [part.strip() for part in env(name, default).split(",") if part.strip()]
+
+
+def database_config(url: str) -> dict[str, Any]:
+    """Django's form of a postgresql:// URL; the password never enters the error message."""
+    if urlsplit(url).scheme not in ("postgresql", "postgres"):
+        raise ImproperlyConfigured("Unexpected DATABASE_URL, use postgresql://user:password@host:port/name.")
+    try:
+        return dict(dj_database_url.parse(url))
+    except ValueError as error:
+        raise ImproperlyConfigured(f"Unexpected DATABASE_URL: {error}") from None
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery's spelling of the same Redis: kombu names unix sockets differently."""
+    if redis_url.startswith("unix://"):
+        return redis_url.replace("unix://", "redis+socket://", 1).replace("?db=", "?virtual_host=", 1)
+    return redis_url
+
+
+def read_runtime(data_dir: Path) -> dict[str, str]:
+    """What a running `manage.py up` wrote down, so that other commands find its databases."""
+    try:
+        return dict(json.loads((data_dir / "runtime.json").read_text()))
+    except (OSError, ValueError):
+        return {}
+
+
+def read_secret_key(data_dir: Path) -> str:
+    try:
+        return (data_dir / "secret_key").read_text().strip()
+    except OSError:
+        return ""
+
+
+# --- process and paths ---------------------------------------------------------------------------------------------
+
+DEBUG = env_bool("DEBUG", False)
+DATA_DIR = (BASE_DIR / env("DATA_DIR", ".data")).resolve()
+HOST = env("HOST", "127.0.0.1")
+PORT = env_int("PORT", 8000, minimum=1)
+ASGI_SERVER = env_choice("ASGI_SERVER", "uvicorn", ("uvicorn", "daphne"))
+LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
+_runtime = read_runtime(DATA_DIR)
+
+# --- security ------------------------------------------------------------------------------------------------------
+
+# `manage.py up` generates one into DATA_DIR; anywhere else a missing key stops the start (agentsite/startup.py).
+SECRET_KEY = env("SECRET_KEY") or read_secret_key(DATA_DIR) or ("only-for-debugging" if DEBUG else "")
+# Where people reach the site, e.g. https://agents.example.org. With https the cookies become secure.
+PUBLIC_URL = env("PUBLIC_URL").rstrip("/")
+_public_host = urlsplit(PUBLIC_URL).hostname if PUBLIC_URL else None
+ALLOWED_HOSTS = env_list("ALLOWED_HOSTS") or [
+    "localhost",
+    "127.0.0.1",
+    "[::1]",
+    *filter(None, [_public_host]),
+]
+if HOST not in ("127.0.0.1", "localhost", "::1") and not env("ALLOWED_HOSTS") and not PUBLIC_URL:
+    ALLOWED_HOSTS = ["*"]  # listening on a network without a name for itself; agentsite.W002 says so
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL] if PUBLIC_URL else []
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = PUBLIC_URL.startswith("https://")
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if SESSION_COOKIE_SECURE else None
+SECURE_HSTS_SECONDS = 31_536_000 if SESSION_COOKIE_SECURE else 0
+X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "agentsite.errors.csrf_failure"
+LOGIN_URL = "/login/"
+LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/login/"
+LOGIN_LINK_SECONDS = 3_600
+WEBSOCKET_TICKET_SECONDS = 60
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+]
+
+# --- application ---------------------------------------------------------------------------------------------------
+
+INSTALLED_APPS = [
+    "daphne",  # first: its runserver serves WebSockets too
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "channels",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "sessions_app",
+    "monitoring",
+    "chat",
+    "agentsite",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "servestatic.middleware.ServeStaticMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+ROOT_URLCONF = "agentsite.urls"
+ASGI_APPLICATION = "agentsite.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+STATIC_URL = "/static/"
+STATIC_ROOT = BASE_DIR / "staticfiles"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+SERVESTATIC_USE_FINDERS = True  # no collectstatic step; a CDN's own copy may still be made with it
+
+# --- PostgreSQL: the record ----------------------------------------------------------------------------------------
+
+DATABASE_THREADS = env_int("DATABASE_THREADS", 8, minimum=1)  # per process, for the async side
+DATABASE_POOL_SIZE = env_int("DATABASE_POOL_SIZE", 20, minimum=2)
+DATABASE_URL = env("DATABASE_URL") or _runtime.get("database_url", "")
+DATABASES = {"default": database_config(DATABASE_URL or "postgresql://localhost/agentsite")}
+DATABASES["default"].setdefault("OPTIONS", {})
+DATABASES["default"]["OPTIONS"]["pool"] = {"min_size": 1, "max_size": DATABASE_POOL_SIZE, "timeout": 10.0}
+# Prepared statements save a third of Postgres' CPU time for a turn. Off by default, for PgBouncer in transaction
+# mode: what one transaction prepared is gone in the next. `manage.py up` switches them on for its own server.
+if env_bool("DATABASE_PREPARED_STATEMENTS", False):
+    DATABASES["default"]["OPTIONS"] |= {"server_side_binding": True, "prepare_threshold": 3}
+DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # PgBouncer again
+
+# --- Redis or Valkey: the live stream, the broker, the channel layer, the cache --------------------------------------
+
+REDIS_URL = env("REDIS_URL") or _runtime.get("redis_url", "redis://127.0.0.1:6379/0")
+CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.core.RedisChannelLayer",
+        "CONFIG": {
+            # channels-redis blocks for 5 s at a time, which redis-py's own 5 s would take for a dead server.
+            "hosts": [{"address": REDIS_URL, "socket_timeout": 15.0}],
+            "prefix": "agentsite:layer",
+        },
+    },
+}
+STREAM_MAX_EVENTS = env_int("STREAM_MAX_EVENTS", 10_000, minimum=100)  # kept in Redis per session
+STREAM_TTL_SECONDS = env_int("STREAM_TTL_SECONDS", 3_600, minimum=60)
+KEEPALIVE_SECONDS = env_int("KEEPALIVE_SECONDS", 15, minimum=1)
+
+# --- Celery: the engine --------------------------------------------------------------------------------------------
+
+CELERY_BROKER_URL = env("CELERY_BROKER_URL") or broker_url(REDIS_URL)
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_DEFAULT_QUEUE = "background"
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_WORKER_DISABLE_RATE_LIMITS = True
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+# A request must not hang on a dead broker: the run is in Postgres and the sweeper dispatches it later.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_max": 0.1}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2.0, "global_keyprefix": "agentsite:"}
+CELERY_BEAT_SCHEDULE = {
+    "dispatch-queued-runs": {"task": "chat.dispatch_queued_runs", "schedule": 5.0},  # seconds
+    "delete-expired-sessions": {"task": "sessions_app.delete_expired_sessions", "schedule": 3_600.0},
+    "purge-deleted-sessions": {"task": "sessions_app.purge_deleted_sessions", "schedule": 60.0},
+    "purge-login-links": {"task": "sessions_app.purge_login_links", "schedule": 3_600.0},
+}
+
+# --- sessions ------------------------------------------------------------------------------------------------------
+
+SESSION_TTL_SECONDS = env_int(
+    "SESSION_TTL_SECONDS", 30 * 86_400, minimum=60
+)  # idle time until a session expires
+EXPIRED_SESSION_DAYS = env_int("EXPIRED_SESSION_DAYS", 30)  # then an expired session is deleted
+SESSION_MAX_TTL_SECONDS = 10 * 365 * 86_400
+MAX_MESSAGE_BYTES = 262_144
+MAX_STATE_BYTES = 262_144
+MAX_REQUEST_BYTES = 2 * 1_048_576  # a message's worst JSON escaping fits
+DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BYTES
+MAX_QUEUED_RUNS_PER_SESSION = 10
+MAX_CONCURRENT_AGENTS = env_int("MAX_CONCURRENT_AGENTS", 100, minimum=1)
+
+# --- agents --------------------------------------------------------------------------------------------------------
+
+AGENT_MODEL = env("AGENT_MODEL")
+OPENAI_API_KEY = env("OPENAI_API_KEY")
+OPENAI_BASE_URL = env("OPENAI_BASE_URL").rstrip("/")
+DEFAULT_AGENT_TYPE = env("DEFAULT_AGENT_TYPE", "chat" if AGENT_MODEL else "demo")
+# runtime name -> dotted path of the agent. An agent type (a row) names a runtime; only what stands here is imported.
+AGENT_RUNTIMES = {
+    "demo": "chat.agents.demo.DemoAgent",
+    "chat": "chat.agents.chat_completions.ChatCompletionsAgent",
+}
+AGENT_TOOLS = {
+    "calculator": "chat.agents.tools.calculator.calculator",
+    "clock": "chat.agents.tools.clock.clock",
+    "search_conversation": "chat.agents.tools.search.search_conversation",
+}
+DEMO_DELAY_MS = env_int("DEMO_DELAY_MS", 15)
+MODEL_TIMEOUT_SECONDS = env_int("MODEL_TIMEOUT_SECONDS", 120, minimum=1)  # between two chunks
+MODEL_CONTEXT_TOKENS = env_int("MODEL_CONTEXT_TOKENS", 16_000, minimum=500)
+MODEL_RESERVE_TOKENS = env_int("MODEL_RESERVE_TOKENS", 2_000)  # of those, kept free for the answer
+TOKEN_ENCODING = env("TOKEN_ENCODING", "cl100k_base")
+
+# --- REST ----------------------------------------------------------------------------------------------------------
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "sessions_app.authentication.TokenAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": [
+        "sessions_app.api.parsers.BoundedJSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
+    "DEFAULT_RENDERER_CLASSES": [
+        "rest_framework.renderers.JSONRenderer",
+        "rest_framework.renderers.BrowsableAPIRenderer",
+    ],
+    "DEFAULT_THROTTLE_CLASSES": ["sessions_app.api.throttling.RequestRateThrottle"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "sessions_app.api.errors.exception_handler",
+    "DEFAULT_VERSIONING_CLASS": None,
+    "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
+}
+REQUESTS_PER_MINUTE = env_int("REQUESTS_PER_MINUTE", 6_000, minimum=1)  # per caller
+ANONYMOUS_REQUESTS_PER_MINUTE = env_int("ANONYMOUS_REQUESTS_PER_MINUTE", 300, minimum=1)  # per address
+METRICS_PUBLIC = env_bool("METRICS_PUBLIC", False)
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Agentsite",
+    "DESCRIPTION": "Serve LLM agents: durable sessions, streamed runs, one cursor.",
+    "VERSION": "0.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "REDOC_DIST": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "agentsite.schema.without_trailing_slashes",
+    ],
+}
+
+# --- logging -------------------------------------------------------------------------------------------------------
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        "celery": {"level": "WARNING"},
+        "django.request": {"level": "ERROR"},  # 4xx are the client's business
+        "django.channels.server": {"level": "WARNING"},
+        "daphne": {"level": "WARNING"},
+        "aiohttp.access": {"level": "WARNING"},
+    },
+}

@@ -1,0 +1,23 @@
+"""Every address of the site. The streaming ones are answered before Django: chat/streaming_urls.py."""
+
+from django.contrib import admin
+from django.contrib.auth import views as auth_views
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+
+from sessions_app.login import login_once
+
+urlpatterns = [
+    # path("", include("chat.page_urls")),
+    path("", include("chat.urls")),
+    path("", include("sessions_app.api.urls")),
+    path("", include("monitoring.urls")),
+    path("login/", auth_views.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("logout/", auth_views.LogoutView.as_view(), name="logout"),
+    path("login/once/<str:secret>", login_once, name="login-once"),
+    re_path(r"^schema/?$", SpectacularAPIView.as_view(), name="schema"),
+    re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("admin/", admin.site.urls),
+]
+handler404 = "agentsite.errors.not_found"
+handler500 = "agentsite.errors.server_error"

@@ -1,0 +1,68 @@
+"""One JSON answer instead of a stream: wait for the run's end, then read what is on record."""
+
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from chat.stream.tail import RunFilter, tail
+from sessions_app import queries
+from sessions_app.models import Event, Run, RunStatus
+from sessions_app.services.runs import AcceptedTurn
+from sessions_app.threads import in_database_thread
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished run as `stream=false` gives it. `facts` are its events, oldest first."""
+
+    run: Run
+    response: str
+    facts: list[Event]
+
+    @property
+    def status(self) -> int:
+        """A failed run is the failure of what stands behind the server."""
+        return 502 if self.run.status == RunStatus.FAILED else 200
+
+    def as_json(self) -> dict[str, Any]:
+        run = self.run
+        body: dict[str, Any] = {
+            "response": self.response,
+            "thought_process": [fact.data["content"] for fact in self.facts if fact.type == "thought"],
+            "tool_calls": self._tool_calls(),
+            "run_id": str(run.pk),
+            "status": run.status,
+            "usage": {
+                "input_tokens": run.input_tokens,
+                "output_tokens": run.output_tokens,
+                "cached_tokens": run.cached_tokens,
+                "reasoning_tokens": run.reasoning_tokens,
+            },
+        }
+        if run.status == RunStatus.FAILED:
+            body["error"] = {"code": run.error_code, "message": run.error_message}
+        return body
+
+    def _tool_calls(self) -> list[dict[str, Any]]:
+        """Each call with its result, if there was one."""
+        results = {fact.data["tool_call_id"]: fact.data for fact in self.facts if fact.type == "tool_result"}
+        calls = [fact.data for fact in self.facts if fact.type == "tool_call"]
+        return [{**call, **results.get(call["tool_call_id"], {})} for call in calls]
+
+
+@in_database_thread
+def read_answer(run_id: uuid.UUID) -> Answer:
+    run = Run.objects.get(pk=run_id)
+    return Answer(run, queries.last_answer(run), queries.facts_of(run))
+
+
+async def wait_for_answer(turn: AcceptedTurn) -> Answer:
+    """Wait until the turn's run has ended, however long that takes."""
+    mine = RunFilter(str(turn.run_id))
+    async with aclosing(tail(turn.session_id, turn.after, is_newest=True)) as batches:
+        async for batch in batches:
+            mine.pick(batch)
+            if mine.is_over:
+                break
+    return await read_answer(turn.run_id)

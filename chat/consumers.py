@@ -1,0 +1,181 @@
+"""The WebSocket way in: one connection watches one session, and sends chat, cancel and ping."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+from channels.exceptions import StopConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.conf import settings
+from django.core.exceptions import DisallowedHost
+from django.core.handlers.asgi import ASGIRequest
+from redis.exceptions import RedisError
+
+from chat.runs.cancel import cancel
+from chat.runs.start import start_turn
+from chat.stream.event import StreamEvent, as_frame, make_event
+from chat.stream.tail import tail
+from chat.watching import Watching, watch_session
+from sessions_app.authentication import attach_login, user_of_ticket
+from sessions_app.errors import (
+    AgentsiteError,
+    CrossOriginError,
+    InvalidRequestError,
+    MessageTooLargeError,
+    NotAuthenticatedError,
+    UnavailableError,
+)
+from sessions_app.services.runs import AcceptedTurn
+from sessions_app.services.tokens import find_owner
+from sessions_app.threads import in_database_thread
+
+logger = logging.getLogger(__name__)
+
+CLOSE_CODES = {401: 4401, 403: 4403, 404: 4404, 410: 4410, 400: 4400, 503: 4503}
+MAX_FRAME_BYTES = settings.MAX_REQUEST_BYTES
+
+
+class SessionConsumer(AsyncWebsocketConsumer):
+    """`/ws/{session_id}?after=`: frames in and out are JSON objects with a `type`."""
+
+    async def connect(self) -> None:
+        self._tail: asyncio.Task[None] | None = None
+        await self.accept()
+        try:
+            self._user, watching = await enter(self.scope)
+        except AgentsiteError as error:
+            await self._complain(error)
+            await self.close(CLOSE_CODES.get(error.status, 4400))
+            return
+        self._session_id = watching.session_id
+        self._tail = asyncio.create_task(self._send_events(watching), name=f"tail-{watching.session_id}")
+
+    async def disconnect(self, code: int) -> None:
+        if self._tail:
+            self._tail.cancel()
+            await asyncio.gather(self._tail, return_exceptions=True)
+        raise StopConsumer
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if self._tail is None:
+            return  # refused, the close is on its way
+        try:
+            frame = _read_frame(text_data, bytes_data)
+            await _COMMANDS[frame["type"]](self, frame)
+        except AgentsiteError as error:
+            await self._complain(error)
+        except (RedisError, OSError) as error:
+            logger.warning("Redis does not answer: %s", error)
+            await self._complain(UnavailableError())
+
+    async def _chat(self, frame: dict[str, Any]) -> None:
+        turn = await _start_turn(user=self._user, session_id=self._session_id, message=frame.get("message"))
+        accepted = {
+            "run_id": str(turn.run_id),
+            "message_id": turn.message_id,
+            "client_ref": frame.get("client_ref"),
+        }
+        await self._send(make_event(None, "accepted", accepted))
+
+    async def _cancel(self, frame: dict[str, Any]) -> None:
+        await _cancel(user=self._user, session_id=self._session_id)
+        await self._send(make_event(None, "status", {"status": "cancelling"}))
+
+    async def _ping(self, frame: dict[str, Any]) -> None:
+        await self._send(make_event(None, "pong", {}))
+
+    async def _send_events(self, watching: Watching) -> None:
+        try:
+            async with aclosing(tail(watching.session_id, watching.after)) as batches:
+                async for batch in batches:
+                    for event in batch:
+                        await self._send(event)
+        except (RedisError, OSError) as error:
+            logger.warning("Redis does not answer: %s", error)
+            await self._complain(UnavailableError())
+            await self.close(CLOSE_CODES[503])
+
+    async def _send(self, event: StreamEvent) -> None:
+        # Straight to the server: the consumer's own send() copies the frame through two more calls.
+        await self.base_send({"type": "websocket.send", "text": as_frame(event)})
+
+    async def _complain(self, error: AgentsiteError) -> None:
+        await self._send(make_event(None, "error", {"code": error.code, "message": error.message}))
+
+
+_COMMANDS: dict[str, Callable[[SessionConsumer, dict[str, Any]], Awaitable[None]]] = {
+    "chat": SessionConsumer._chat,
+    "cancel": SessionConsumer._cancel,
+    "ping": SessionConsumer._ping,
+}
+
+
+def _read_frame(text: str | None, binary: bytes | None) -> dict[str, Any]:
+    """The frame's JSON object, with a known type; raises InvalidRequestError, MessageTooLargeError."""
+    if text is None:
+        raise InvalidRequestError("Send text frames: this one is binary.")
+    if len(text) > MAX_FRAME_BYTES:
+        raise MessageTooLargeError(f"A frame has at most {MAX_FRAME_BYTES} bytes.")
+    try:
+        frame = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise InvalidRequestError("The frame is not valid JSON.") from None
+    if not isinstance(frame, dict) or frame.get("type") not in tuple(_COMMANDS):
+        raise InvalidRequestError(f"A frame is an object whose `type` is one of: {', '.join(_COMMANDS)}.")
+    return frame
+
+
+def authenticate(scope: Any) -> Any:
+    """The user who opens this WebSocket: by bearer token, ticket, or login cookie from the site's own pages.
+
+    Raises NotAuthenticatedError, CrossOriginError.
+    """
+    headers = dict(scope["headers"])
+    kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    if kind.lower() == "bearer":
+        user = find_owner(token.strip())
+    elif ticket := parse_qs(scope["query_string"].decode("latin-1")).get("token"):
+        user = user_of_ticket(ticket[0])
+    else:
+        user = _user_of_cookie(scope, headers.get(b"origin", b"").decode("latin-1"))
+    if user is None or not user.is_authenticated:
+        raise NotAuthenticatedError()
+    return user
+
+
+def _user_of_cookie(scope: Any, origin: str) -> Any:
+    request = ASGIRequest({**scope, "method": "GET"}, None)
+    attach_login(request)
+    if not request.user.is_authenticated:
+        return None
+    try:
+        scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], "http")
+        own = {f"{scheme}://{request.get_host()}", *settings.CSRF_TRUSTED_ORIGINS}
+    except DisallowedHost:
+        own = set()
+    if origin not in own:
+        raise CrossOriginError()
+    return request.user
+
+
+@in_database_thread
+def enter(scope: Any) -> tuple[Any, Watching]:
+    """The caller and where it begins to watch."""
+    user = authenticate(scope)
+    after = parse_qs(scope["query_string"].decode("latin-1")).get("after", [""])[0]
+    session_id = scope["url_route"]["kwargs"]["session_id"]
+    return user, watch_session(user=user, session_id=session_id, after=after)
+
+
+@in_database_thread
+def _start_turn(*, user: Any, session_id: Any, message: Any) -> AcceptedTurn:
+    return start_turn(user=user, session_id=session_id, message=message)
+
+
+@in_database_thread
+def _cancel(*, user: Any, session_id: Any) -> None:
+    cancel(user=user, session_id=session_id)

@@ -1,0 +1,101 @@
+"""Cancel, in the gateway: the intent is a row, then the worker is hinted, then the stream tells."""
+
+import asyncio
+import logging
+import uuid
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import redis
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from django.conf import settings
+from django.dispatch import receiver
+
+from chat.stream.event import TERMINAL_TYPES
+from chat.stream.redis import stream_key
+from chat.stream.tail import tail
+from sessions_app import queries
+from sessions_app.access import get_session
+from sessions_app.cursor import Cursor
+from sessions_app.errors import RunNotActiveError, RunNotFoundError
+from sessions_app.models import RunStatus
+from sessions_app.services.cancelling import Told, request_cancel
+from sessions_app.signals import cancel_requested
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Cancellation:
+    """`pending` runs were asked to stop; what becomes of them comes behind `after`."""
+
+    session_id: uuid.UUID
+    pending: frozenset[str]
+    after: Cursor
+
+
+def cancel(*, user: Any, session_id: Any, run_id: uuid.UUID | None = None) -> Cancellation:
+    """Stop what is active in a session, or one run of it. Repeating it is harmless.
+
+    Raises SessionNotFoundError, RunNotFoundError, and RunNotActiveError if there was nothing to stop and what
+    ended last was not cancelled either.
+    """
+    session = get_session(user, session_id)
+    runs = queries.runs_of(session)
+    if run_id is not None and not runs.filter(pk=run_id).exists():
+        raise RunNotFoundError()
+    after = queries.newest_fact(session.pk)
+    result = request_cancel(session=session, run_id=run_id)
+    if result.told:
+        publish(result.told)
+    if not result.cancelled and not result.cancelling:
+        last = runs.filter(pk=run_id).first() if run_id else runs.first()
+        if last is None or last.status != RunStatus.CANCELLED:
+            raise RunNotActiveError()
+    return Cancellation(session.pk, frozenset(str(run.pk) for run in result.cancelling), after)
+
+
+def publish(told: Told) -> None:
+    """Put events that are on record into the stream; where Redis fails them, a tail reads them as facts."""
+    key = stream_key(told.session_id)
+    try:
+        with redis.Redis.from_url(settings.REDIS_URL) as connection:
+            for event in told.events:
+                entry = {"t": event.type, "d": orjson.dumps(event.data)}
+                connection.xadd(key, entry, id=f"{told.epoch}-{event.seq}")
+            connection.expire(key, settings.STREAM_TTL_SECONDS)
+    except redis.RedisError as error:
+        logger.warning("Redis does not take the events of a cancel: %s", error)
+
+
+@receiver(cancel_requested)
+def hint_worker(sender: object, session_id: uuid.UUID, worker: str, **kwargs: object) -> None:
+    """Tell the worker now; if the hint is lost, its next heartbeat finds the row."""
+    try:
+        async_to_sync(get_channel_layer().send)(worker, {"type": "cancel", "session_id": str(session_id)})
+    except (redis.RedisError, OSError) as error:
+        logger.warning("The hint to cancel did not go out: %s", error)
+
+
+async def wait_until_cancelled(cancellation: Cancellation, *, timeout_seconds: float) -> bool:
+    """Whether all that was asked to stop has ended within the time."""
+    waiting = set(cancellation.pending)
+    if not waiting:
+        return True
+    try:
+        async with (
+            asyncio.timeout(timeout_seconds),
+            aclosing(tail(cancellation.session_id, cancellation.after)) as batches,
+        ):
+            async for batch in batches:
+                for event in batch:
+                    if event.type in TERMINAL_TYPES:
+                        waiting.discard(event.fields().get("run_id", ""))
+                if not waiting:
+                    return True
+    except TimeoutError:
+        pass
+    return False

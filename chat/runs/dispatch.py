@@ -1,0 +1,26 @@
+"""From a queued run to a worker: the router names the queue, Celery carries the run's id."""
+
+import logging
+import uuid
+
+from celery import current_app
+from kombu.exceptions import OperationalError
+
+from chat.routing import queue_for
+from sessions_app.services.runs import mark_undispatched
+
+logger = logging.getLogger(__name__)
+
+EXECUTE_RUN = "chat.execute_run"  # the task's name; its code is the worker's
+
+
+def dispatch(run_id: uuid.UUID) -> None:
+    """Hand the run to a worker. A broker that is down loses nothing: the sweeper dispatches it later.
+
+    Duplicates are harmless, only one worker can claim a run.
+    """
+    try:
+        current_app.send_task(EXECUTE_RUN, args=[str(run_id)], queue=queue_for(run_id), ignore_result=True)
+    except (OperationalError, OSError) as error:
+        logger.warning("The broker does not take run %s, the sweeper will dispatch it: %s", run_id, error)
+        mark_undispatched(run_id=run_id)

@@ -1,0 +1,185 @@
+"""Turns what an agent yields into events for the clients, at once, and into facts for Postgres, step by step."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from chat.agents.events import AgentEvent, ModelAnswer, Text, Thought, ToolCall, ToolResult
+from chat.agents.loop import result_text
+from chat.stream.writer import RunStream
+from sessions_app.models import Role
+from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage
+from sessions_app.services.runs import Claim, message_tokens
+from sessions_app.token_counting import count_tokens
+
+
+@dataclass
+class _Block:
+    """Neighbouring deltas of one type: one fact, once they are complete."""
+
+    type: str
+    first_seq: int
+    seq: int
+    parts: list[str]
+
+    def text(self) -> str:
+        return "".join(self.parts).replace("\x00", "\ufffd")  # Postgres has no NUL
+
+
+class Recorder:
+    """Of one attempt at one run. `add` is called for every event and awaits nothing: it is the hot path."""
+
+    def __init__(self, claim: Claim, stream: RunStream, *, next_position: int, prompt_tokens: int) -> None:
+        self._claim = claim
+        self._stream = stream
+        self._position = next_position
+        self._prompt_tokens = prompt_tokens
+        self._step = Step()
+        self._blocks: list[_Block] = []
+        self._open_calls: dict[str, int] = {}  # tool_call_id -> position kept for its result
+        self.usage = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+
+    def tell(self, type: str, data: dict[str, Any], *, run_id: uuid.UUID | None = None) -> None:
+        """An event that is a fact by itself."""
+        seq = self._stream.emit(type, data)
+        self._step.events.append(NewEvent(seq, seq, type, data, run_id))
+
+    def add(self, event: AgentEvent) -> bool:
+        """Take an agent's event. True: a step is complete and must be on record before the agent goes on."""
+        if isinstance(event, Text):
+            self._add_delta("response", event.content)
+        elif isinstance(event, Thought):
+            self._add_delta("thought", event.content)
+        elif isinstance(event, ModelAnswer):
+            self._end_answer(event.tool_calls, event.usage)
+            return bool(event.tool_calls)
+        elif isinstance(event, ToolCall):
+            self._end_answer((event,), None)
+            return True
+        elif isinstance(event, ToolResult):
+            self._add_result(event)
+            return True
+        else:
+            raise TypeError(f"An agent cannot yield a {type(event).__name__}.")
+        return False
+
+    @property
+    def step(self) -> Step:
+        """What has come together since the last checkpoint."""
+        return self._step
+
+    def forget_step(self) -> None:
+        """The checkpoint is on record."""
+        self._step = Step()
+
+    def end(self, *, is_partial: bool) -> None:
+        """What is still open becomes a message, marked as partial if the run broke off."""
+        if self._blocks:
+            self._end_answer((), None, is_partial=is_partial)
+
+    def add_terminal(self, type: str, data: dict[str, Any]) -> None:
+        """Add the run's last event, under the id that it will have in the stream after the commit."""
+        seq = self._stream.seq + 1
+        self._step.events.append(NewEvent(seq, seq, type, data))
+
+    def _add_delta(self, type: str, content: str) -> None:
+        if not content:
+            return
+        if not content.isascii():
+            content = content.encode(errors="replace").decode()  # an agent may cut a character in two
+        seq = self._stream.delta(type, content)
+        last = self._blocks[-1] if self._blocks else None
+        if last is not None and last.type == type:
+            last.parts.append(content)
+            last.seq = seq
+        else:
+            self._blocks.append(_Block(type, seq, seq, [content]))
+
+    def _end_answer(
+        self, calls: tuple[ToolCall, ...], usage: Usage | None, *, is_partial: bool = False
+    ) -> None:
+        thought, content = self._close_blocks()
+        calls = tuple(ToolCall(call.id, call.tool, _without_nul(call.args)) for call in calls)
+        for call in calls:
+            self.tell("tool_call", {"tool": call.tool, "args": call.args, "tool_call_id": call.id})
+        if thought or content or calls:
+            self._add_message(thought, content, calls, is_partial)
+        for call in calls:
+            self._open_calls[call.id] = self._position
+            self._position += 1
+        self._add_usage(usage or self._estimate(thought, content, calls))
+
+    def _close_blocks(self) -> tuple[str, str]:
+        blocks, self._blocks = self._blocks, []
+        for block in blocks:
+            self._step.events.append(
+                NewEvent(block.seq, block.first_seq, block.type, {"content": block.text()})
+            )
+        thought = "".join(block.text() for block in blocks if block.type == "thought")
+        content = "".join(block.text() for block in blocks if block.type == "response")
+        return thought, content
+
+    def _add_message(self, thought: str, content: str, calls: tuple[ToolCall, ...], is_partial: bool) -> None:
+        tool_calls = [{"id": call.id, "name": call.tool, "arguments": call.args} for call in calls]
+        self._step.messages.append(
+            NewMessage(
+                self._position,
+                Role.ASSISTANT.value,
+                thought=thought,
+                content=content,
+                tool_calls=tool_calls,
+                is_partial=is_partial,
+                token_count=message_tokens(content, *(_call_text(call) for call in calls)),
+            )
+        )
+        self._position += 1
+
+    def _add_result(self, result: ToolResult) -> None:
+        data = {
+            "tool": result.tool,
+            "result": _without_nul(result.result),
+            "tool_call_id": result.id,
+            "is_error": result.is_error,
+            "duration_ms": result.duration_ms,
+        }
+        self.tell("tool_result", data)
+        position = self._open_calls.pop(result.id, None)
+        if position is None:  # an agent that never yielded the call
+            position = self._position
+            self._position += 1
+        content = result_text(result).replace("\x00", "\ufffd")
+        message = NewMessage(
+            position,
+            Role.TOOL.value,
+            content=content,
+            tool_call_id=result.id,
+            tool_name=result.tool,
+            is_error=result.is_error,
+            duration_ms=result.duration_ms,
+            token_count=message_tokens(content),
+        )
+        self._step.messages.append(message)
+        self._prompt_tokens += message.token_count
+
+    def _estimate(self, thought: str, content: str, calls: tuple[ToolCall, ...]) -> Usage:
+        texts = (thought, content, *(_call_text(call) for call in calls))
+        output = sum(count_tokens(text) for text in texts if text)
+        return Usage(input_tokens=self._prompt_tokens, output_tokens=output, is_estimated=True)
+
+    def _add_usage(self, usage: Usage) -> None:
+        self._step.usage.append(usage)
+        self._prompt_tokens += usage.output_tokens
+        for name in self.usage:
+            self.usage[name] += getattr(usage, name)
+
+
+def _without_nul(value: Any) -> Any:
+    """The JSON value with U+FFFD for NUL, which Postgres has not."""
+    encoded = orjson.dumps(value)
+    return orjson.loads(encoded.replace(b"\\u0000", b"\\ufffd")) if b"\\u0000" in encoded else value
+
+
+def _call_text(call: ToolCall) -> str:
+    return f"{call.tool} {orjson.dumps(call.args).decode()}"

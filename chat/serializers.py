@@ -1,0 +1,51 @@
+"""What the REST views of turns take and give."""
+
+from typing import Any
+
+from django.conf import settings
+from rest_framework import serializers
+
+from sessions_app.models import AgentType
+
+
+class ChatRequestSerializer(serializers.Serializer[Any]):
+    # Its length and its characters are checked where every way in passes: chat/runs/start.py.
+    message = serializers.CharField(
+        trim_whitespace=False, allow_blank=True, style={"base_template": "textarea.html"}, validators=[]
+    )
+    stream = serializers.BooleanField(default=True)
+
+
+class ToolCallSerializer(serializers.Serializer[Any]):
+    tool_call_id = serializers.CharField()
+    tool = serializers.CharField()
+    args = serializers.DictField()
+    result = serializers.JSONField(required=False)
+    is_error = serializers.BooleanField(required=False)
+
+
+class AnswerSerializer(serializers.Serializer[Any]):
+    response = serializers.CharField()
+    thought_process = serializers.ListField(child=serializers.CharField())
+    tool_calls = ToolCallSerializer(many=True)
+    run_id = serializers.UUIDField()
+    usage = serializers.DictField(child=serializers.IntegerField())
+
+
+class CancelRequestSerializer(serializers.Serializer[Any]):
+    run_id = serializers.UUIDField(required=False, help_text="Only this run; else all that is active.")
+
+
+class CancelSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["cancelled", "cancelling"])
+
+
+class AgentTypeSerializer(serializers.ModelSerializer[AgentType]):
+    is_default = serializers.SerializerMethodField()
+
+    class Meta:
+        model = AgentType
+        fields = ["name", "title", "description", "tools", "is_default"]
+
+    def get_is_default(self, agent_type: AgentType) -> bool:
+        return bool(agent_type.name == settings.DEFAULT_AGENT_TYPE)

@@ -1,0 +1,145 @@
+"""The one way to read a session's events: facts older than the stream, the stream, then live.
+
+Every client reads through `tail`: SSE, WebSocket, the wait for an answer. No hole and no repeat between the
+parts; where a cursor points into what is left only as a whole, a `discard` event says what to throw away.
+"""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from chat.stream.event import TERMINAL_TYPES, StreamEvent, make_event, merge_deltas
+from chat.stream.hub import decode_entry, hub
+from chat.stream.redis import client, stream_key
+from sessions_app import queries
+from sessions_app.cursor import Cursor
+from sessions_app.models import Event
+from sessions_app.threads import in_database_thread
+
+_facts_after = in_database_thread(queries.facts_after)
+
+# The events that carry their run's id: the first of an epoch, and the last of a run.
+_NAMING_TYPES = TERMINAL_TYPES | {"message", "discard"}
+_FACTS_PAGE = 200
+_STREAM_PAGE = 1_000
+
+
+async def tail(
+    session_id: uuid.UUID, after: Cursor, *, is_newest: bool = False
+) -> AsyncIterator[list[StreamEvent]]:
+    """All events behind `after`, in order, in batches, without end. Close it when done.
+
+    `is_newest` says that nothing lies behind `after` yet, which saves the look back. An empty batch comes every
+    KEEPALIVE_SECONDS of idling. Raises RedisError if Redis is down when it begins.
+    """
+    reader = _Tail(session_id, after, is_whole=is_newest)
+    with await hub().watch(session_id, after) as watch:
+        if not is_newest:
+            async for batch in reader.look_back():
+                yield batch
+        while True:
+            live = await watch.take()
+            if live is None:
+                async for batch in reader.look_back():
+                    yield batch
+            elif not live:
+                async for batch in reader.facts(before=None):
+                    yield batch
+                yield []
+            else:
+                async for batch in reader.in_order(live):
+                    yield batch
+
+
+class _Tail:
+    """Where one reader stands. `is_whole`: the last event ended a run, nothing of its epoch can follow."""
+
+    def __init__(self, session_id: uuid.UUID, after: Cursor, *, is_whole: bool) -> None:
+        self._session_id = session_id
+        self._after = after
+        self._is_whole = is_whole
+
+    async def look_back(self) -> AsyncIterator[list[StreamEvent]]:
+        """What is behind the cursor by now: from the facts up to where the stream begins, then from the stream."""
+        oldest, batch = await _read_stream(self._session_id, self._after)
+        if oldest is None or oldest > self._after:
+            async for facts in self.facts(before=oldest):
+                yield facts
+        while batch:
+            async for part in self.in_order(merge_deltas(batch)):
+                yield part
+            _, batch = await _read_stream(self._session_id, self._after)
+
+    async def in_order(self, events: list[StreamEvent]) -> AsyncIterator[list[StreamEvent]]:
+        """Those of the stream's events that are new, and before each new epoch what the stream misses of the old.
+
+        A worker may have died, or lost its epoch, between a commit and the stream: the end of its epoch is then
+        on record only.
+        """
+        new = [event for event in events if event.id and event.id > self._after]
+        for _, group in groupby(new, key=lambda event: event.id and event.id.epoch):
+            part = list(group)
+            first = part[0].id
+            if first and first.epoch > self._after.epoch and not self._is_whole:
+                async for facts in self.facts(before=first):
+                    yield facts
+            self._seen(part)
+            yield part
+
+    async def facts(self, *, before: Cursor | None) -> AsyncIterator[list[StreamEvent]]:
+        """Facts behind the cursor that begin before `before`."""
+        while True:
+            page = await _facts_after(self._session_id, self._after, limit=_FACTS_PAGE)
+            wanted = [fact for fact in page if before is None or Cursor(fact.epoch, fact.first_seq) < before]
+            if wanted:
+                events = [event for fact in wanted for event in _as_events(fact, self._after)]
+                self._seen(events)
+                yield events
+            if len(wanted) < _FACTS_PAGE:
+                return
+
+    def _seen(self, events: list[StreamEvent]) -> None:
+        self._after = events[-1].id or self._after
+        self._is_whole = events[-1].type in TERMINAL_TYPES
+
+
+async def _read_stream(session_id: uuid.UUID, after: Cursor) -> tuple[Cursor | None, list[StreamEvent]]:
+    """The id of the oldest event that Redis still has, and a page of those behind `after`."""
+    key = stream_key(session_id)
+    pipeline = client().pipeline(transaction=True)
+    pipeline.execute_command("XRANGE", key, "-", "+", "COUNT", 1)
+    pipeline.execute_command("XRANGE", key, f"({after}", "+", "COUNT", _STREAM_PAGE)
+    first, page = await pipeline.execute()
+    oldest = Cursor.parse(first[0][0].decode()) if first else None
+    return oldest, [decode_entry(entry) for entry in page]
+
+
+def _as_events(fact: Event, after: Cursor) -> list[StreamEvent]:
+    event = make_event(Cursor(fact.epoch, fact.seq), fact.type, fact.data)
+    if fact.epoch == after.epoch and fact.first_seq <= after.seq:
+        # The client has seen a part of this text, and which part nobody knows any more.
+        since = str(Cursor(fact.epoch, fact.first_seq))
+        return [make_event(None, "discard", {"reason": "merged", "type": fact.type, "since": since}), event]
+    return [event]
+
+
+@dataclass
+class RunFilter:
+    """Picks one run's events out of its session's: what names the run, and what follows under that epoch."""
+
+    run_id: str
+    epoch: int | None = None
+    is_over: bool = False
+
+    def pick(self, batch: list[StreamEvent]) -> list[StreamEvent]:
+        return [event for event in batch if not self.is_over and self._is_mine(event)]
+
+    def _is_mine(self, event: StreamEvent) -> bool:
+        if event.id is None or event.type not in _NAMING_TYPES:
+            return self.epoch is not None and (event.id is None or event.id.epoch == self.epoch)
+        if event.fields().get("run_id") != self.run_id:
+            return False
+        self.epoch = event.id.epoch
+        self.is_over = event.type in TERMINAL_TYPES
+        return True

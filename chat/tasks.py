@@ -1,0 +1,31 @@
+"""What Celery calls: runs on the queue `runs`, upkeep on the queue `background`."""
+
+import uuid
+
+from celery import shared_task
+from celery.signals import worker_ready
+
+from chat.routing import RUNS_QUEUE
+from chat.runs import dispatch, worker
+from sessions_app import queries
+
+
+@shared_task(name=dispatch.EXECUTE_RUN)
+def execute_run(run_id: str) -> None:
+    """Execute a run on this process's event loop; a duplicate finds it claimed and returns."""
+    worker.host().run(uuid.UUID(run_id))
+
+
+@shared_task(name="chat.dispatch_queued_runs")
+def dispatch_queued_runs() -> None:
+    """Dispatch again what no broker took. Safe to run many times at once."""
+    for run_id in queries.undispatched_runs():
+        dispatch.dispatch(run_id)
+
+
+@worker_ready.connect
+def start_host(sender: object, **kwargs: object) -> None:
+    """Be warm before the first run comes."""
+    queues = getattr(getattr(sender, "task_consumer", None), "queues", [])
+    if any(queue.name == RUNS_QUEUE for queue in queues):
+        worker.host()

@@ -1,0 +1,51 @@
+"""JSON bodies: bounded, UTF-8, and without what PostgreSQL cannot keep."""
+
+import re
+from collections.abc import Mapping
+from typing import IO, Any
+
+import orjson
+from django.conf import settings
+from rest_framework.exceptions import ParseError
+from rest_framework.parsers import BaseParser
+
+from sessions_app.errors import RequestTooLargeError
+
+# An escaped NUL: a backslash that is not itself escaped, then u0000.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+_MAX_DEPTH = 100
+
+
+class BoundedJSONParser(BaseParser):
+    """application/json by orjson, at most MAX_REQUEST_BYTES."""
+
+    media_type = "application/json"
+
+    def parse(
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
+        body = stream.read(settings.MAX_REQUEST_BYTES + 1)
+        if len(body) > settings.MAX_REQUEST_BYTES:
+            raise RequestTooLargeError(f"A request has at most {settings.MAX_REQUEST_BYTES} bytes.")
+        if not body.strip():
+            return {}
+        try:
+            value = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            raise ParseError(f"The body is not valid JSON: {error}") from None
+        if _NUL.search(body):
+            raise ParseError("The body contains a NUL character.")
+        if not _is_shallow(value, _MAX_DEPTH):
+            raise ParseError(f"The body is nested more than {_MAX_DEPTH} levels deep.")
+        return value
+
+
+def _is_shallow(value: Any, depth: int) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value.values())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_shallow(item, depth - 1) for item in value)
+    return True

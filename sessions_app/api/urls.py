@@ -1,0 +1,18 @@
+from django.urls import re_path
+
+from sessions_app.api import views
+
+SESSION = r"^sessions/(?P<session_id>[^/]+)"
+
+urlpatterns = [
+    re_path(r"^sessions/?$", views.SessionsView.as_view(), name="sessions"),
+    re_path(rf"{SESSION}/?$", views.SessionView.as_view(), name="session"),
+    re_path(rf"{SESSION}/extend/?$", views.ExtendView.as_view(), name="session-extend"),
+    re_path(rf"{SESSION}/state/?$", views.StateView.as_view(), name="session-state"),
+    re_path(rf"{SESSION}/history/?$", views.HistoryView.as_view(), name="session-history"),
+    re_path(rf"{SESSION}/runs/?$", views.RunsView.as_view(), name="session-runs"),
+    re_path(r"^runs/(?P<run_id>[^/]+)/?$", views.RunView.as_view(), name="run"),
+    re_path(r"^tickets/?$", views.TicketsView.as_view(), name="tickets"),
+    re_path(r"^tokens/?$", views.TokensView.as_view(), name="tokens"),
+    re_path(r"^tokens/(?P<token_id>\d{1,18})/?$", views.TokenView.as_view(), name="token"),
+]

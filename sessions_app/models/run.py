@@ -1,0 +1,71 @@
+import uuid
+
+from django.db import models
+
+from sessions_app.models.session import AgentSession
+
+
+class RunStatus(models.TextChoices):
+    QUEUED = "queued"
+    RUNNING = "running"
+    AWAITING_APPROVAL = "awaiting_approval"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ACTIVE_STATUSES = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.AWAITING_APPROVAL)
+
+
+class Run(models.Model):
+    """One turn being executed. Its messages share its `turn`, the session's own count."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="runs")
+    turn = models.PositiveIntegerField()
+    status = models.CharField(max_length=20, choices=RunStatus, default=RunStatus.QUEUED)
+    epoch = models.BigIntegerField(null=True, blank=True, help_text="The epoch of the newest claim.")
+    attempt = models.PositiveSmallIntegerField(default=0)
+    worker = models.CharField(
+        max_length=100, blank=True, help_text="The channel of the worker that claimed it."
+    )
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    dispatched_at = models.DateTimeField(null=True, blank=True)
+    started_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    terminal_cursor = models.CharField(max_length=40, blank=True, help_text="The id of the last event.")
+    error_code = models.CharField(max_length=50, blank=True)
+    error_message = models.TextField(blank=True)
+    input_tokens = models.PositiveIntegerField(default=0)
+    output_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
+    tool_call_count = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["session", "turn"], name="run_turn_once"),
+            # Two workers can never both hold a run of one session, whatever they believe.
+            models.UniqueConstraint(
+                fields=["session"],
+                condition=models.Q(status__in=["running", "awaiting_approval"]),
+                name="run_one_active_per_session",
+            ),
+        ]
+        indexes = [
+            # The sweeper and the dashboard look only at what is not finished.
+            models.Index(
+                fields=["status", "created_at"],
+                condition=models.Q(status__in=["queued", "running", "awaiting_approval"]),
+                name="run_active",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"Run {str(self.id)[:8]} ({self.status})"
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in ACTIVE_STATUSES

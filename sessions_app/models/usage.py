@@ -1,0 +1,29 @@
+from django.conf import settings
+from django.db import models
+
+from sessions_app.models.agent_type import AgentType
+from sessions_app.models.run import Run
+from sessions_app.models.session import AgentSession
+
+
+class UsageRecord(models.Model):
+    """What one model call used, in tokens. It outlives the session, for the accounts."""
+
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="usage_records")
+    session = models.ForeignKey(AgentSession, models.SET_NULL, null=True, related_name="usage_records")
+    run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="usage_records")
+    agent_type = models.ForeignKey(AgentType, models.SET_NULL, null=True, related_name="usage_records")
+    model = models.CharField(max_length=200, blank=True)
+    input_tokens = models.PositiveIntegerField(default=0)
+    output_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(default=0)
+    reasoning_tokens = models.PositiveIntegerField(default=0)
+    is_estimated = models.BooleanField(default=False, help_text="Counted here; the provider reported none.")
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-created_at"]
+        indexes = [models.Index(fields=["owner", "created_at"], name="usage_by_owner")]
+
+    def __str__(self) -> str:
+        return f"{self.model or 'model'}: {self.input_tokens} in, {self.output_tokens} out"

@@ -1,0 +1,97 @@
+"""What a worker reads to begin a run: the session's agent type and state, and the newest messages that fit.
+
+On the way to the first token, so in SQL (docs/decisions/0003-sql-on-the-hot-path.md).
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from django.db import connection
+
+from sessions_app.models import Role
+
+_PAGE = 50  # messages read at a time while a prompt is filled
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMessage:
+    """A message as a model needs it."""
+
+    id: int
+    turn: int
+    position: int
+    role: str
+    content: str
+    tool_calls: Sequence[dict[str, Any]]
+    tool_call_id: str
+    token_count: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The agent type of a run's session, and the session's state document."""
+
+    state: dict[str, Any]
+    name: str
+    runtime: str
+    model: str
+    system_prompt: str
+    tools: list[str]
+    max_steps: int
+
+
+def setting_of(session_id: uuid.UUID) -> Setting:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT s.state, a.name, a.runtime, a.model, a.system_prompt, a.tools, a.max_steps
+            FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
+            WHERE s.id = %s
+            """,
+            [session_id],
+        )
+        state, name, runtime, model, system_prompt, tools, max_steps = cursor.fetchone()
+    return Setting(_json(state), name, runtime, model, system_prompt, _json(tools), max_steps)
+
+
+def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> list[PromptMessage]:
+    """The newest messages up to a turn whose stored token counts fit, oldest first; the user's always.
+
+    Reads no more than that: the time depends on the budget, not on the length of the history.
+    """
+    chosen: list[PromptMessage] = []
+    used = 0
+    while True:
+        page = _newest(session_id, turn, offset=len(chosen))
+        for message in page:
+            used += message.token_count
+            is_asked = message.turn == turn and message.role == Role.USER
+            if used > max_tokens and chosen and not is_asked:
+                return chosen[::-1]
+            chosen.append(message)
+        if len(page) < _PAGE:
+            return chosen[::-1]
+
+
+def _newest(session_id: uuid.UUID, turn: int, *, offset: int) -> list[PromptMessage]:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT id, turn, position, role, content, tool_calls, tool_call_id, token_count, created_at
+            FROM sessions_app_message WHERE session_id = %s AND turn <= %s
+            ORDER BY turn DESC, position DESC LIMIT %s OFFSET %s
+            """,
+            [session_id, turn, _PAGE, offset],
+        )
+        rows = cursor.fetchall()
+    return [PromptMessage(*row[:5], _json(row[5]), *row[6:]) for row in rows]
+
+
+def _json(value: Any) -> Any:
+    """Django hands jsonb of raw SQL over as text."""
+    return orjson.loads(value) if isinstance(value, str) else value

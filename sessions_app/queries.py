@@ -1,0 +1,123 @@
+"""Reads of sessions, histories, runs and facts. Each is a constant number of queries."""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from sessions_app.cursor import START, Cursor
+from sessions_app.errors import InvalidRequestError
+from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
+from sessions_app.models.run import ACTIVE_STATUSES
+
+
+@dataclass(frozen=True)
+class History:
+    """A page of a conversation, oldest first.
+
+    `before` asks for the page before this one (None: there is none). `cursor` continues with the events
+    behind what this page was read with.
+    """
+
+    messages: list[Message]
+    before: int | None
+    cursor: Cursor
+
+
+def sessions_of(user: Any, *, search: str = "") -> QuerySet[AgentSession]:
+    """The user's sessions, newest activity first."""
+    sessions = AgentSession.objects.filter(owner_id=user.pk, deleted_at=None).select_related("agent_type")
+    if search:
+        sessions = sessions.filter(title__icontains=search)
+    return sessions.order_by("-last_active", "id")
+
+
+def enabled_agent_types() -> QuerySet[AgentType]:
+    return AgentType.objects.filter(is_enabled=True)
+
+
+@transaction.atomic
+def history(session: AgentSession, *, limit: int = 50, before: int | None = None) -> History:
+    """The newest `limit` messages, or those before the message `before`; raises InvalidRequestError."""
+    _read_one_moment()
+    cursor = newest_fact(session.pk)
+    messages = Message.objects.filter(session=session)
+    if before is not None:
+        anchor = messages.filter(pk=before).values_list("turn", "position").first()
+        if anchor is None:
+            raise InvalidRequestError("`before` is not a message of this session.")
+        turn, position = anchor
+        messages = messages.filter(Q(turn__lt=turn) | Q(turn=turn, position__lt=position))
+    page = list(messages.order_by("-turn", "-position")[: limit + 1])
+    more = len(page) > limit
+    page = page[:limit][::-1]
+    return History(page, page[0].pk if more else None, cursor)
+
+
+def _read_one_moment() -> None:
+    """Messages and cursor of one snapshot: an event is either in the page or behind its cursor."""
+    if not connection.savepoint_ids:  # the level can be set only before a transaction's first query
+        with connection.cursor() as sql:
+            sql.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+
+
+def newest_fact(session_id: uuid.UUID) -> Cursor:
+    """The id of the newest recorded event; START if there is none."""
+    facts = Event.objects.filter(session_id=session_id).order_by("-epoch", "-seq")
+    return Cursor(*(facts.values_list("epoch", "seq").first() or START))
+
+
+def facts_after(session_id: uuid.UUID, after: Cursor, *, limit: int) -> list[Event]:
+    """Recorded events behind a cursor, oldest first."""
+    behind = Q(epoch__gt=after.epoch) | Q(epoch=after.epoch, seq__gt=after.seq)
+    facts = Event.objects.filter(behind, session_id=session_id, epoch__gte=after.epoch)
+    return list(facts.order_by("epoch", "seq")[:limit])
+
+
+def start_of_active_run(session_id: uuid.UUID) -> Cursor | None:
+    """The cursor before the running run's first event, to watch it from its start."""
+    run = Run.objects.filter(session_id=session_id, status=RunStatus.RUNNING).only("epoch").first()
+    return Cursor(run.epoch, 0) if run and run.epoch else None
+
+
+def run_of_epoch(session_id: uuid.UUID, epoch: int) -> Run | None:
+    """The run of this epoch's events. One that was taken over since has a later epoch, the next there is."""
+    return Run.objects.filter(session_id=session_id, epoch__gte=epoch).order_by("epoch").first()
+
+
+def runs_of(session: AgentSession) -> QuerySet[Run]:
+    return Run.objects.filter(session=session).order_by("-turn")
+
+
+def last_answer(run: Run) -> str:
+    """The text of a run's last answer that has any."""
+    answers = Message.objects.filter(run=run, role="assistant").exclude(content="")
+    return answers.order_by("-position").values_list("content", flat=True).first() or ""
+
+
+def facts_of(run: Run) -> list[Event]:
+    """A run's events on record, oldest first."""
+    return list(Event.objects.filter(session_id=run.session_id, run=run).order_by("epoch", "seq"))
+
+
+def undispatched_runs(*, limit: int = 1_000) -> list[uuid.UUID]:
+    """Queued runs that are first in their session and that no queue of the broker holds."""
+    earlier = Run.objects.filter(
+        session_id=OuterRef("session_id"),
+        status__in=ACTIVE_STATUSES,
+        turn__lt=OuterRef("turn"),
+    )
+    lost = Run.objects.filter(~Exists(earlier), status=RunStatus.QUEUED, dispatched_at=None)
+    return list(lost.order_by("created_at").values_list("pk", flat=True)[:limit])
+
+
+def search_messages(
+    session_id: uuid.UUID, query: str, *, limit: int, but_run: uuid.UUID | None = None
+) -> list[Message]:
+    """What the user and the agent said with all of these words in it, newest first, `but_run`'s left out."""
+    said = Message.objects.filter(session_id=session_id, role__in=("user", "assistant")).exclude(content="")
+    for word in query.split()[:10]:
+        said = said.filter(content__icontains=word)
+    return list(said.exclude(run_id=but_run).order_by("-turn", "-position")[:limit])

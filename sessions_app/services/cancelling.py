@@ -1,0 +1,127 @@
+"""Cancel: the intent is a row first, then a hint to the worker that holds the session."""
+
+import uuid
+from dataclasses import dataclass, field
+from functools import partial
+
+from django.db import transaction
+from django.utils import timezone
+
+from sessions_app import facts
+from sessions_app.cursor import Cursor
+from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
+from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.services.recording import NewEvent
+from sessions_app.signals import cancel_requested
+
+
+@dataclass
+class CancelResult:
+    """Which runs are cancelled now, and which still run and were asked to stop.
+
+    `told` are the events of the first kind; empty while a worker holds the session, for then it tells.
+    """
+
+    cancelled: list[Run] = field(default_factory=list)
+    cancelling: list[Run] = field(default_factory=list)
+    told: "Told | None" = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """Events that were recorded without a worker, under an epoch of their own, for the stream."""
+
+    session_id: uuid.UUID
+    epoch: int
+    events: list[NewEvent]
+
+
+@transaction.atomic
+def request_cancel(*, session: AgentSession, run_id: uuid.UUID | None = None) -> CancelResult:
+    """Cancel what waits, ask what runs to stop; without `run_id` all that is active in the session.
+
+    Harmless if repeated.
+    """
+    # The lock keeps claims out meanwhile: what is queued here stays queued until it is cancelled.
+    locked = AgentSession.objects.select_for_update().get(pk=session.pk)
+    active = list(Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).order_by("turn"))
+    result = CancelResult()
+    for run in active:
+        if run_id in (None, run.pk):
+            _cancel(run, result)
+    worker = next((run.worker for run in active if run.status == RunStatus.RUNNING), None)
+    if worker is not None:
+        transaction.on_commit(partial(cancel_requested.send, Run, session_id=session.pk, worker=worker))
+    else:
+        result.told = _tell_without_worker(locked)
+    return result
+
+
+def _cancel(run: Run, result: CancelResult) -> None:
+    run.cancel_requested_at = run.cancel_requested_at or timezone.now()
+    if run.status == RunStatus.QUEUED:
+        run.status, run.finished_at = RunStatus.CANCELLED, timezone.now()
+        result.cancelled.append(run)
+    else:
+        result.cancelling.append(run)
+    run.save(update_fields=["cancel_requested_at", "status", "finished_at"])
+
+
+# --- telling of runs that were cancelled while they waited: their events still need a writer ------------------------
+
+
+def untold_runs(session_id: uuid.UUID) -> list[tuple[Run, Message]]:
+    """Runs that were cancelled while they waited and whose end no event has told yet, with their messages."""
+    runs = Run.objects.filter(session_id=session_id, status=RunStatus.CANCELLED, terminal_cursor="")
+    messages = Message.objects.filter(run__in=runs, position=0)
+    return [(message.run, message) for message in messages.select_related("run").order_by("turn")]
+
+
+@transaction.atomic
+def tell_without_worker(*, session_id: uuid.UUID) -> Told | None:
+    """Tell of the untold runs of a session that no worker holds; None if one does or if there are none."""
+    locked = AgentSession.objects.select_for_update().filter(pk=session_id).first()
+    if locked is None or Run.objects.filter(session=locked, status=RunStatus.RUNNING).exists():
+        return None
+    return _tell_without_worker(locked)
+
+
+def _tell_without_worker(locked: AgentSession) -> Told | None:
+    pairs = untold_runs(locked.pk)
+    if not pairs:
+        return None
+    locked.epoch += 1
+    locked.save(update_fields=["epoch"])
+    told = [fact for run, message in pairs for fact in facts.cancelled_run(run, message)]
+    events = [NewEvent(seq, seq, type_, data, run_id) for seq, (type_, data, run_id) in enumerate(told, 1)]
+    Run.objects.filter(pk__in=[run.pk for run, _ in pairs]).update(epoch=locked.epoch)
+    record_told(epoch=locked.epoch, session_id=locked.pk, events=events)
+    return Told(locked.pk, locked.epoch, events)
+
+
+@transaction.atomic
+def record_told(*, session_id: uuid.UUID, epoch: int, events: list[NewEvent]) -> None:
+    """Record events that tell of cancelled runs; a stale epoch records nothing."""
+    if not AgentSession.objects.select_for_update().filter(pk=session_id, epoch=epoch).exists():
+        return
+    Event.objects.bulk_create(
+        Event(
+            session_id=session_id,
+            run_id=event.run_id,
+            epoch=epoch,
+            first_seq=event.first_seq,
+            seq=event.seq,
+            type=event.type,
+            data=event.data,
+        )
+        for event in events
+    )
+    for event in events:
+        if event.type == "cancelled":
+            Run.objects.filter(pk=event.run_id).update(terminal_cursor=str(Cursor(epoch, event.seq)))
+
+
+def cancel_requested_among(run_ids: list[uuid.UUID]) -> list[uuid.UUID]:
+    """Those of the runs that somebody wants to stop."""
+    wanted = Run.objects.filter(pk__in=run_ids).exclude(cancel_requested_at=None)
+    return list(wanted.values_list("pk", flat=True))

@@ -1,0 +1,176 @@
+"""What a worker writes of its run: checkpoints after each step, and the end.
+
+A checkpoint is one SQL statement, fenced: it changes the session's row on the condition that its epoch is still
+the claim's, and everything else follows from that row. If somebody has claimed a run of this session since,
+nothing is written and StaleEpochError raised.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from django.db import connection
+
+from sessions_app.cursor import Cursor
+from sessions_app.errors import StaleEpochError
+from sessions_app.models import RunStatus
+from sessions_app.services.runs import Claim
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    """A fact to be recorded: the id's second half, that of its first delta, and what the client sees."""
+
+    seq: int
+    first_seq: int
+    type: str
+    data: dict[str, Any]
+    run_id: uuid.UUID | None = None  # of another run than the claim's
+
+
+@dataclass(frozen=True)
+class NewMessage:
+    """A message of the claim's turn."""
+
+    position: int
+    role: str
+    content: str = ""
+    thought: str = ""
+    tool_calls: Sequence[dict[str, Any]] = ()  # [{"id", "name", "arguments"}]
+    tool_call_id: str = ""
+    tool_name: str = ""
+    is_error: bool = False
+    is_partial: bool = False
+    duration_ms: int | None = None
+    token_count: int = 0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one model call."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    model: str = ""
+    is_estimated: bool = False
+
+
+@dataclass
+class Step:
+    """What one checkpoint adds: messages in order, the facts of the stream, the model calls."""
+
+    messages: list[NewMessage] = field(default_factory=list)
+    events: list[NewEvent] = field(default_factory=list)
+    usage: list[Usage] = field(default_factory=list)
+
+
+_RECORD = """
+WITH held AS (
+    UPDATE sessions_app_agentsession
+    SET last_active = clock_timestamp(), message_count = message_count + %(message_count)s,
+        input_tokens = input_tokens + %(input_tokens)s, output_tokens = output_tokens + %(output_tokens)s
+    WHERE id = %(session_id)s AND epoch = %(epoch)s
+    RETURNING id, owner_id, agent_type_id
+), run AS (
+    UPDATE sessions_app_run r
+    SET input_tokens = r.input_tokens + %(input_tokens)s, output_tokens = r.output_tokens + %(output_tokens)s,
+        cached_tokens = r.cached_tokens + %(cached_tokens)s,
+        reasoning_tokens = r.reasoning_tokens + %(reasoning_tokens)s,
+        tool_call_count = r.tool_call_count + %(tool_call_count)s,
+        status = COALESCE(%(status)s, r.status), terminal_cursor = %(terminal_cursor)s,
+        finished_at = CASE WHEN %(status)s::text IS NULL THEN NULL ELSE clock_timestamp() END,
+        error_code = %(error_code)s, error_message = %(error_message)s
+    FROM held WHERE r.id = %(run_id)s
+), message AS (
+    INSERT INTO sessions_app_message (
+        session_id, run_id, turn, created_at, position, role, content, thought, tool_calls, tool_call_id,
+        tool_name, is_error, is_partial, duration_ms, token_count)
+    SELECT held.id, %(run_id)s, %(turn)s, clock_timestamp(), new.*
+    FROM held, jsonb_to_recordset(%(messages)s) AS new(
+        position int, role text, content text, thought text, tool_calls jsonb, tool_call_id text,
+        tool_name text, is_error bool, is_partial bool, duration_ms int, token_count int)
+), event AS (
+    INSERT INTO sessions_app_event (session_id, run_id, epoch, created_at, first_seq, seq, type, data)
+    SELECT held.id, COALESCE(new.run_id, %(run_id)s), %(epoch)s, clock_timestamp(),
+        new.first_seq, new.seq, new.type, new.data
+    FROM held, jsonb_to_recordset(%(events)s) AS new(run_id uuid, first_seq int, seq int, type text, data jsonb)
+), usage AS (
+    INSERT INTO sessions_app_usagerecord (
+        session_id, owner_id, agent_type_id, run_id, created_at, model, input_tokens, output_tokens,
+        cached_tokens, reasoning_tokens, is_estimated)
+    SELECT held.id, held.owner_id, held.agent_type_id, %(run_id)s, clock_timestamp(), new.*
+    FROM held, jsonb_to_recordset(%(usage)s) AS new(
+        model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool)
+)
+SELECT (
+    SELECT next.id FROM sessions_app_run next
+    WHERE next.session_id = held.id AND next.status = 'queued' ORDER BY next.turn LIMIT 1
+) FROM held
+"""
+
+
+def record_step(*, claim: Claim, step: Step) -> None:
+    """Write a checkpoint; raises StaleEpochError, and then nothing of it is written."""
+    _record(claim, step)
+
+
+def finish_run(
+    *, claim: Claim, status: RunStatus, step: Step, error_code: str = "", error_message: str = ""
+) -> uuid.UUID | None:
+    """Write a run's last messages, facts (the terminal event last), usage and status, all or nothing.
+
+    Returns the run that waits next in the session. Raises StaleEpochError.
+    """
+    return _record(
+        claim,
+        step,
+        status=status.value,
+        terminal_cursor=str(Cursor(claim.epoch, step.events[-1].seq)),
+        error_code=error_code,
+        error_message=error_message,
+    )
+
+
+def _record(
+    claim: Claim,
+    step: Step,
+    *,
+    status: str | None = None,
+    terminal_cursor: str = "",
+    error_code: str = "",
+    error_message: str = "",
+) -> uuid.UUID | None:
+    values = {
+        "session_id": claim.session_id,
+        "run_id": claim.run_id,
+        "epoch": claim.epoch,
+        "turn": claim.turn,
+        "status": status,
+        "terminal_cursor": terminal_cursor,
+        "error_code": error_code,
+        "error_message": error_message,
+        "messages": _as_json(step.messages),
+        "events": _as_json(step.events),
+        "usage": _as_json(step.usage),
+        "message_count": len(step.messages),
+        "tool_call_count": sum(len(message.tool_calls) for message in step.messages),
+        "input_tokens": sum(call.input_tokens for call in step.usage),
+        "output_tokens": sum(call.output_tokens for call in step.usage),
+        "cached_tokens": sum(call.cached_tokens for call in step.usage),
+        "reasoning_tokens": sum(call.reasoning_tokens for call in step.usage),
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_RECORD, values)
+        held = cursor.fetchone()
+    if held is None:
+        raise StaleEpochError()
+    next_run: uuid.UUID | None = held[0]
+    return next_run
+
+
+def _as_json(rows: Sequence[Any]) -> str:
+    return orjson.dumps(rows).decode()  # orjson knows dataclasses

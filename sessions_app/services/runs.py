@@ -1,0 +1,159 @@
+"""How a run begins: a message is accepted and queued as a run, a worker claims it.
+
+Both are on the way to the first token, so each is one SQL statement: the ORM's building of the same queries
+costs several milliseconds of CPU a turn (docs/decisions/0003-sql-on-the-hot-path.md).
+"""
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.utils import timezone
+
+from sessions_app.access import as_uuid
+from sessions_app.cursor import Cursor, end_of
+from sessions_app.errors import QueueFullError, SessionExpiredError, SessionNotFoundError
+from sessions_app.models import Run, RunStatus
+from sessions_app.token_counting import TOKENS_PER_MESSAGE, count_tokens
+
+_TITLE_LENGTH = 60
+
+
+@dataclass(frozen=True)
+class AcceptedTurn:
+    """A turn that is on record. Its events will come behind `after`."""
+
+    session_id: uuid.UUID
+    run_id: uuid.UUID
+    message_id: int
+    after: Cursor
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to write in a session: valid while the session's epoch is this one."""
+
+    run_id: uuid.UUID
+    session_id: uuid.UUID
+    epoch: int
+    turn: int
+    attempt: int
+
+
+# --- accepted ------------------------------------------------------------------------------------------------------
+
+_LOCK = """
+SELECT epoch, expires_at FROM sessions_app_agentsession
+WHERE id = %(session_id)s AND owner_id = %(owner_id)s AND deleted_at IS NULL
+FOR UPDATE
+"""
+
+# A statement of its own, so that it sees what was committed before the lock was had. It writes nothing if the
+# session's queue is full.
+_ACCEPT = """
+WITH session AS (
+    UPDATE sessions_app_agentsession s
+    SET next_turn = next_turn + 1, message_count = message_count + 1, last_active = %(now)s,
+        expires_at = GREATEST(expires_at, %(now)s + ttl_seconds * interval '1 second'),
+        title = COALESCE(NULLIF(title, ''), %(title)s)
+    WHERE s.id = %(session_id)s AND (
+        SELECT count(*) FROM sessions_app_run r WHERE r.session_id = s.id AND r.status = 'queued'
+    ) < %(max_queued)s
+    RETURNING s.id, s.next_turn - 1 AS turn
+), run AS (
+    INSERT INTO sessions_app_run (
+        id, session_id, turn, status, attempt, worker, created_at, dispatched_at, terminal_cursor,
+        error_code, error_message, input_tokens, output_tokens, cached_tokens, reasoning_tokens, tool_call_count)
+    SELECT %(run_id)s, id, turn, 'queued', 0, '', %(now)s, %(now)s, '', '', '', 0, 0, 0, 0, 0 FROM session
+)
+INSERT INTO sessions_app_message (
+    session_id, run_id, turn, position, role, content, thought, tool_calls, tool_call_id, tool_name,
+    is_error, is_partial, token_count, created_at)
+SELECT id, %(run_id)s, turn, 0, 'user', %(content)s, '', '[]', '', '', false, false, %(tokens)s, %(now)s
+FROM session
+RETURNING id
+"""
+
+
+@transaction.atomic
+def accept_turn(*, user: Any, session_id: Any, message: str) -> AcceptedTurn:
+    """Write the user's message and its queued run.
+
+    Raises SessionNotFoundError, SessionExpiredError, QueueFullError.
+    """
+    now = timezone.now()
+    values = {
+        "session_id": as_uuid(session_id),
+        "owner_id": user.pk,
+        "run_id": uuid.uuid4(),
+        "now": now,
+        "content": message,
+        "tokens": message_tokens(message),
+        "title": title_from(message),
+        "max_queued": settings.MAX_QUEUED_RUNS_PER_SESSION,
+    }
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK, values)
+        session = cursor.fetchone()
+        if session is None:
+            raise SessionNotFoundError()
+        epoch, expires_at = session
+        if expires_at <= now:
+            raise SessionExpiredError()
+        cursor.execute(_ACCEPT, values)
+        accepted = cursor.fetchone()
+    if accepted is None:
+        raise QueueFullError(retry_after_seconds=5)
+    return AcceptedTurn(values["session_id"], values["run_id"], accepted[0], end_of(epoch))
+
+
+def message_tokens(*texts: str) -> int:
+    return TOKENS_PER_MESSAGE + sum(count_tokens(text) for text in texts if text)
+
+
+def title_from(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def mark_undispatched(*, run_id: uuid.UUID) -> None:
+    """The broker did not take it: the sweeper dispatches it."""
+    Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
+
+
+# --- claimed -------------------------------------------------------------------------------------------------------
+
+# The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
+# Postgres if it changed meanwhile. A run waits for those before it in its session.
+_CLAIM = """
+WITH locked AS (
+    SELECT s.id, s.epoch FROM sessions_app_agentsession s
+    WHERE s.id = (SELECT session_id FROM sessions_app_run WHERE id = %(run_id)s) AND s.deleted_at IS NULL
+    FOR UPDATE
+), claimed AS (
+    UPDATE sessions_app_run r
+    SET status = 'running', epoch = locked.epoch + 1, attempt = r.attempt + 1, worker = %(worker)s,
+        started_at = COALESCE(r.started_at, clock_timestamp())
+    FROM locked
+    WHERE r.id = %(run_id)s AND r.session_id = locked.id AND r.status = 'queued'
+      AND NOT EXISTS (
+        SELECT 1 FROM sessions_app_run o
+        WHERE o.session_id = r.session_id AND o.id <> r.id
+          AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
+    RETURNING r.session_id, r.epoch, r.turn, r.attempt
+)
+UPDATE sessions_app_agentsession s SET epoch = claimed.epoch FROM claimed WHERE s.id = claimed.session_id
+RETURNING claimed.*
+"""
+
+
+def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
+    """Take a queued run that is first in its session, under a new epoch; None if it is not to be had."""
+    with connection.cursor() as cursor:
+        cursor.execute(_CLAIM, {"run_id": run_id, "worker": worker})
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    return Claim(run_id, *row)

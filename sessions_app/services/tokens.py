@@ -1,0 +1,47 @@
+"""API tokens: made once, kept as a hash, revoked."""
+
+import hashlib
+import secrets
+from datetime import datetime
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.utils import timezone
+
+from sessions_app.models import ApiToken
+
+_PREFIX = "as_"
+
+
+def hash_secret(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def create_token(*, owner: Any, name: str, expires_at: datetime | None = None) -> tuple[ApiToken, str]:
+    """Make a token; its plaintext, the second value, is not kept and cannot be shown again."""
+    plaintext = _PREFIX + secrets.token_urlsafe(32)
+    token = ApiToken.objects.create(
+        owner=owner,
+        name=name,
+        token_hash=hash_secret(plaintext),
+        prefix=plaintext[:9],
+        expires_at=expires_at,
+    )
+    return token, plaintext
+
+
+def revoke_token(*, token: ApiToken) -> None:
+    ApiToken.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
+
+
+def find_owner(plaintext: str) -> Any | None:
+    """The user of a usable token. Each request asks this, hence the SQL."""
+    found = get_user_model().objects.raw(
+        f"""
+        SELECT u.* FROM sessions_app_apitoken t JOIN {get_user_model()._meta.db_table} u ON u.id = t.owner_id
+        WHERE t.token_hash = %s AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at > now())
+          AND u.is_active
+        """,
+        [hash_secret(plaintext)],
+    )
+    return next(iter(found), None)

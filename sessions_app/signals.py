@@ -1,0 +1,6 @@
+"""What other apps must hear of. Sent after the commit."""
+
+from django.dispatch import Signal
+
+# Arguments: session_id (UUID), worker (str): the channel of the worker that holds the session.
+cancel_requested = Signal()

@@ -1,0 +1,22 @@
+"""The threads in which asyncio code reaches the database.
+
+Not Django's thread-sensitive ones: in a request those last as long as its response, and a stream would hold
+a thread for hours.
+"""
+
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from channels.db import database_sync_to_async
+from django.conf import settings
+
+DATABASE_EXECUTOR = ThreadPoolExecutor(settings.DATABASE_THREADS, thread_name_prefix="database")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_database_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
+    """The sync function as a coroutine function; its connection goes back to the pool afterwards."""
+    return database_sync_to_async(function, thread_sensitive=False, executor=DATABASE_EXECUTOR)

@@ -13,9 +13,7 @@ def server_error(request: HttpRequest) -> HttpResponse:
 
 
 def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
-    return _answer(
-        request, 403, "csrf_failed", "The form has expired or came from another site. Load it again."
-    )
+    return _answer(request, 403, "csrf_failed", "The form has expired or came from another site. Load it again.")
 
 
 def _answer(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:

@@ -6,6 +6,7 @@ lists them. Mistakes in one value fail here and at once; mistakes across values 
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -243,9 +244,7 @@ CELERY_BEAT_SCHEDULE = {
 
 # --- sessions ------------------------------------------------------------------------------------------------------
 
-SESSION_TTL_SECONDS = env_int(
-    "SESSION_TTL_SECONDS", 30 * 86_400, minimum=60
-)  # idle time until a session expires
+SESSION_TTL_SECONDS = env_int("SESSION_TTL_SECONDS", 30 * 86_400, minimum=60)  # idle time until a session expires
 EXPIRED_SESSION_DAYS = env_int("EXPIRED_SESSION_DAYS", 30)  # then an expired session is deleted
 SESSION_MAX_TTL_SECONDS = 10 * 365 * 86_400
 MAX_MESSAGE_BYTES = 262_144
@@ -319,16 +318,23 @@ SPECTACULAR_SETTINGS = {
 
 # --- logging -------------------------------------------------------------------------------------------------------
 
+
+def is_our_fault(record: logging.LogRecord) -> bool:
+    """Django logs every answer of 5xx, also a 503 that a view chose; worth a line is what raised."""
+    return record.exc_info is not None
+
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
+    "filters": {"our_fault": {"()": "django.utils.log.CallbackFilter", "callback": is_our_fault}},
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
         "celery": {"level": "WARNING"},
-        "django.request": {"level": "ERROR"},  # 4xx are the client's business
+        "django.request": {"level": "ERROR", "filters": ["our_fault"]},  # 4xx are the client's business
         "django.channels.server": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
         "aiohttp.access": {"level": "WARNING"},

@@ -109,9 +109,7 @@ class AgentChatView(ChatView):
         summary="Send a message by GET, for EventSource",
         parameters=[
             OpenApiParameter("message", str, required=True),
-            OpenApiParameter(
-                "Last-Event-ID", str, OpenApiParameter.HEADER, description="Go on behind this event."
-            ),
+            OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER, description="Go on behind this event."),
         ],
         responses={
             (200, "text/event-stream"): SSE,

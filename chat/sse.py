@@ -100,9 +100,7 @@ class Exchange:
             pass
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        await self._send(
-            {"type": "http.response.start", "status": status, "headers": headers, "trailers": False}
-        )
+        await self._send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
 
     async def _write(self, content: bytes, *, is_last: bool = False) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": not is_last})

@@ -28,9 +28,7 @@ class PublicView(APIView):
 class HealthView(PublicView):
     """The gateway answers."""
 
-    @extend_schema(
-        operation_id="health", tags=["health"], summary="Is the gateway there", responses={200: dict}
-    )
+    @extend_schema(operation_id="health", tags=["health"], summary="Is the gateway there", responses={200: dict})
     def get(self, request: Request) -> Response:
         return Response({"status": "healthy", "timestamp": timezone.now()})
 

@@ -31,9 +31,7 @@ def _http() -> aiohttp.ClientSession:
     loop = asyncio.get_running_loop()
     session = _sessions.get(loop)
     if session is None or session.closed:
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=10.0, sock_read=settings.MODEL_TIMEOUT_SECONDS
-        )
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=settings.MODEL_TIMEOUT_SECONDS)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=75.0)
         session = _sessions[loop] = aiohttp.ClientSession(connector=connector, timeout=timeout)
     return session

@@ -20,7 +20,29 @@ _TIME = re.compile(r"\b(time|clock|date|day|hour|o'clock)\b", re.IGNORECASE)
 _PLACES = re.compile(r"\b[A-Z][\w/]*(?: [A-Z][\w/]*)*")
 _SEARCH = re.compile(r"\b(?:search|find|look up|remember|recall)\b(.*)", re.IGNORECASE | re.DOTALL)
 _FILLER = frozenset(
-    ["a", "about", "an", "chat", "conversation", "did", "earlier", "for", "i", "in", "me", "messages", "my", "of", "our", "said", "the", "this", "we", "what", "you"]
+    [
+        "a",
+        "about",
+        "an",
+        "chat",
+        "conversation",
+        "did",
+        "earlier",
+        "for",
+        "i",
+        "in",
+        "me",
+        "messages",
+        "my",
+        "of",
+        "our",
+        "said",
+        "the",
+        "this",
+        "we",
+        "what",
+        "you",
+    ]
 )
 _COUNT = re.compile(r"\bcount (?:up )?to (\d{1,4})\b", re.IGNORECASE)
 _MAX_CALLS = 6
@@ -138,9 +160,7 @@ def _line(tool: str, args: dict[str, Any], text: str) -> str:
     if tool == "calculator":
         return f"- `{args['expression']}` = **{result}**"
     if tool == "clock":
-        return (
-            f"- In {result['timezone']} it is **{result['time']}** on {result['weekday']}, {result['date']}."
-        )
+        return f"- In {result['timezone']} it is **{result['time']}** on {result['weekday']}, {result['date']}."
     if not result:
         return f"- Nothing in this conversation matches “{args['query']}”."
     found = "\n".join(f"  - {hit['role']}, {hit['date']}: {hit['text']}" for hit in result)

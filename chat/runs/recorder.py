@@ -97,9 +97,7 @@ class Recorder:
         else:
             self._blocks.append(_Block(type, seq, seq, [content]))
 
-    def _end_answer(
-        self, calls: tuple[ToolCall, ...], usage: Usage | None, *, is_partial: bool = False
-    ) -> None:
+    def _end_answer(self, calls: tuple[ToolCall, ...], usage: Usage | None, *, is_partial: bool = False) -> None:
         thought, content = self._close_blocks()
         calls = tuple(ToolCall(call.id, call.tool, _without_nul(call.args)) for call in calls)
         for call in calls:
@@ -114,9 +112,7 @@ class Recorder:
     def _close_blocks(self) -> tuple[str, str]:
         blocks, self._blocks = self._blocks, []
         for block in blocks:
-            self._step.events.append(
-                NewEvent(block.seq, block.first_seq, block.type, {"content": block.text()})
-            )
+            self._step.events.append(NewEvent(block.seq, block.first_seq, block.type, {"content": block.text()}))
         thought = "".join(block.text() for block in blocks if block.type == "thought")
         content = "".join(block.text() for block in blocks if block.type == "response")
         return thought, content

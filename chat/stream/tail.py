@@ -25,9 +25,7 @@ _FACTS_PAGE = 200
 _STREAM_PAGE = 1_000
 
 
-async def tail(
-    session_id: uuid.UUID, after: Cursor, *, is_newest: bool = False
-) -> AsyncIterator[list[StreamEvent]]:
+async def tail(session_id: uuid.UUID, after: Cursor, *, is_newest: bool = False) -> AsyncIterator[list[StreamEvent]]:
     """All events behind `after`, in order, in batches, without end. Close it when done.
 
     `is_newest` says that nothing lies behind `after` yet, which saves the look back. An empty batch comes every

@@ -15,9 +15,7 @@ class StateField(serializers.DictField):
     def to_internal_value(self, data: Any) -> Any:
         value = super().to_internal_value(data)
         if len(orjson.dumps(value)) > settings.MAX_STATE_BYTES:
-            raise serializers.ValidationError(
-                f"A state document has at most {settings.MAX_STATE_BYTES} bytes."
-            )
+            raise serializers.ValidationError(f"A state document has at most {settings.MAX_STATE_BYTES} bytes.")
         return value
 
 

@@ -90,9 +90,7 @@ class SessionView(APIView):
     def patch(self, request: Request, session_id: str) -> Response:
         session = get_session(request.user, session_id)
         values = _decoded(serializers.UpdateSessionSerializer, request)
-        return Response(
-            serializers.SessionSerializer(sessions.update_session(session=session, **values)).data
-        )
+        return Response(serializers.SessionSerializer(sessions.update_session(session=session, **values)).data)
 
     @extend_schema(
         operation_id="sessions_delete",
@@ -122,9 +120,7 @@ class ExtendView(APIView):
     def post(self, request: Request, session_id: str) -> Response:
         session = get_session(request.user, session_id)
         values = _decoded(serializers.ExtendSerializer, request)
-        return Response(
-            serializers.SessionSerializer(sessions.extend_session(session=session, **values)).data
-        )
+        return Response(serializers.SessionSerializer(sessions.extend_session(session=session, **values)).data)
 
 
 _STATE = {"tags": ["state"], "request": dict, "responses": {200: dict, **NotFound}}

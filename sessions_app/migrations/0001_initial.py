@@ -22,9 +22,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("name", models.SlugField(help_text="What clients send as agent_type.", unique=True)),
                 ("title", models.CharField(max_length=100)),
@@ -40,9 +38,7 @@ class Migration(migrations.Migration):
                 ("system_prompt", models.TextField(blank=True)),
                 (
                     "tools",
-                    models.JSONField(
-                        blank=True, default=list, help_text="Names from the setting AGENT_TOOLS."
-                    ),
+                    models.JSONField(blank=True, default=list, help_text="Names from the setting AGENT_TOOLS."),
                 ),
                 (
                     "max_steps",
@@ -79,9 +75,7 @@ class Migration(migrations.Migration):
                 ("output_tokens", models.PositiveBigIntegerField(default=0, editable=False)),
                 (
                     "ttl_seconds",
-                    models.PositiveIntegerField(
-                        default=0, help_text="Idle seconds until the session expires."
-                    ),
+                    models.PositiveIntegerField(default=0, help_text="Idle seconds until the session expires."),
                 ),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
                 ("last_active", models.DateTimeField(default=django.utils.timezone.now)),
@@ -113,9 +107,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("name", models.CharField(max_length=100)),
                 ("token_hash", models.CharField(editable=False, max_length=64, unique=True)),
@@ -144,9 +136,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("token_hash", models.CharField(editable=False, max_length=64, unique=True)),
                 ("created_at", models.DateTimeField(auto_now_add=True)),
@@ -233,9 +223,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("turn", models.PositiveIntegerField()),
                 ("position", models.PositiveIntegerField()),
@@ -299,9 +287,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("epoch", models.BigIntegerField()),
                 ("first_seq", models.PositiveIntegerField()),
@@ -335,9 +321,7 @@ class Migration(migrations.Migration):
             fields=[
                 (
                     "id",
-                    models.BigAutoField(
-                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
-                    ),
+                    models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID"),
                 ),
                 ("model", models.CharField(blank=True, max_length=200)),
                 ("input_tokens", models.PositiveIntegerField(default=0)),
@@ -427,9 +411,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name="message",
-            constraint=models.UniqueConstraint(
-                fields=("session", "turn", "position"), name="message_place_once"
-            ),
+            constraint=models.UniqueConstraint(fields=("session", "turn", "position"), name="message_place_once"),
         ),
         migrations.AddConstraint(
             model_name="event",

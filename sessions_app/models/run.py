@@ -26,9 +26,7 @@ class Run(models.Model):
     status = models.CharField(max_length=20, choices=RunStatus, default=RunStatus.QUEUED)
     epoch = models.BigIntegerField(null=True, blank=True, help_text="The epoch of the newest claim.")
     attempt = models.PositiveSmallIntegerField(default=0)
-    worker = models.CharField(
-        max_length=100, blank=True, help_text="The channel of the worker that claimed it."
-    )
+    worker = models.CharField(max_length=100, blank=True, help_text="The channel of the worker that claimed it.")
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True, blank=True)

@@ -102,9 +102,7 @@ def delete_session(*, session: AgentSession) -> None:
 def delete_expired_sessions() -> int:
     """Delete what expired EXPIRED_SESSION_DAYS ago: until then its owner can read it and extend it."""
     limit = timezone.now() - timedelta(days=settings.EXPIRED_SESSION_DAYS)
-    return AgentSession.objects.filter(deleted_at=None, expires_at__lt=limit).update(
-        deleted_at=timezone.now()
-    )
+    return AgentSession.objects.filter(deleted_at=None, expires_at__lt=limit).update(deleted_at=timezone.now())
 
 
 def purge_deleted_sessions(*, limit: int = 100) -> list[str]:

@@ -75,9 +75,7 @@ async def run_tools(
     tools: dict[str, Tool], calls: tuple[ToolCall, ...], context: ToolContext
 ) -> AsyncIterator[ToolResult]:
     """Run the calls of one answer at once; each result as soon as it is there."""
-    tasks = [
-        asyncio.create_task(run_tool(tools.get(call.tool), call, context), name=call.id) for call in calls
-    ]
+    tasks = [asyncio.create_task(run_tool(tools.get(call.tool), call, context), name=call.id) for call in calls]
     try:
         for done in asyncio.as_completed(tasks):
             yield await done

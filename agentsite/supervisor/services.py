@@ -1,0 +1,74 @@
+"""The processes that serve: the site, the worker of runs, the background worker, and beat, its clock."""
+
+import sys
+from collections.abc import Mapping
+
+from agentsite.supervisor.children import Child
+from agentsite.supervisor.config import Config
+
+MAX_FRAME_BYTES = 16_777_216  # above it the server itself closes the WebSocket; the site's own limit is lower
+
+
+def serving_children(config: Config, env: Mapping[str, str]) -> list[Child]:
+    logs = config.data_dir / "logs"
+    env = {**env, "PYTHONUNBUFFERED": "1"}
+    return [
+        Child("web", _web(config), logs / "web.log", env, patience_seconds=10.0),
+        Child("worker", _worker(config), logs / "worker.log", env),
+        Child("background", _background(), logs / "background.log", env),
+        # Not inside the background worker: Celery would fork it off, and a killed worker would leave it behind.
+        Child("beat", _beat(config), logs / "beat.log", env),
+    ]
+
+
+def _web(config: Config) -> list[str]:
+    host, port = config.host, str(config.port)
+    application = "agentsite.asgi:application"
+    if config.asgi_server == "daphne":
+        return [sys.executable, "-m", "daphne", "-b", host, "-p", port, "--verbosity", "0", application]
+    options = {
+        "--host": host,
+        "--port": port,
+        "--loop": "uvloop",
+        "--http": "httptools",
+        "--ws": "websockets-sansio",
+        "--ws-max-size": str(MAX_FRAME_BYTES),
+        "--log-level": "warning",
+        "--timeout-graceful-shutdown": "3",
+        "--timeout-keep-alive": "75",
+        "--lifespan": "off",
+    }
+    words = [word for pair in options.items() for word in pair]
+    return [sys.executable, "-m", "uvicorn", "--no-access-log", *words, application]
+
+
+def _worker(config: Config) -> list[str]:
+    return _celery_worker("runs", "-P", "threads", "-c", str(config.worker_concurrency))
+
+
+def _background() -> list[str]:
+    return _celery_worker("background", "-P", "threads", "-c", "2")
+
+
+def _celery_worker(queue: str, *options: str) -> list[str]:
+    quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    return [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "agentsite",
+        "worker",
+        "-Q",
+        queue,
+        "-n",
+        f"{queue}@%h",
+        *options,
+        *quiet,
+    ]
+
+
+def _beat(config: Config) -> list[str]:
+    schedule, pid = config.data_dir / "celerybeat-schedule", ""
+    options = ["--schedule", str(schedule), "--pidfile", pid, "--loglevel", "warning"]
+    return [sys.executable, "-m", "celery", "-A", "agentsite", "beat", *options]

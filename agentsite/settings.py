@@ -234,7 +234,13 @@ CELERY_WORKER_DISABLE_RATE_LIMITS = True
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 # A request must not hang on a dead broker: the run is in Postgres and the sweeper dispatches it later.
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_max": 0.1}
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2.0, "global_keyprefix": "agentsite:"}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 2.0,
+    "global_keyprefix": "agentsite:",
+    # Redis has no acknowledgements; kombu's imitation costs more than the rest of a delivery. A run that is lost with
+    # a worker is still queued in Postgres, and the sweeper dispatches it again.
+    "ack_emulation": False,
+}
 CELERY_BEAT_SCHEDULE = {
     "dispatch-queued-runs": {"task": "chat.dispatch_queued_runs", "schedule": 5.0},  # seconds
     "delete-expired-sessions": {"task": "sessions_app.delete_expired_sessions", "schedule": 3_600.0},
@@ -252,6 +258,7 @@ MAX_STATE_BYTES = 262_144
 MAX_REQUEST_BYTES = 2 * 1_048_576  # a message's worst JSON escaping fits
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BYTES
 MAX_QUEUED_RUNS_PER_SESSION = 10
+REDISPATCH_SECONDS = env_int("REDISPATCH_SECONDS", 60, minimum=5)  # a queued run that waits longer is sent again
 MAX_CONCURRENT_AGENTS = env_int("MAX_CONCURRENT_AGENTS", 100, minimum=1)
 
 # --- agents --------------------------------------------------------------------------------------------------------

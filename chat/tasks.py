@@ -7,7 +7,7 @@ from celery.signals import worker_ready
 
 from chat.routing import RUNS_QUEUE
 from chat.runs import dispatch, worker
-from sessions_app import queries
+from sessions_app.services.runs import take_undispatched
 
 
 @shared_task(name=dispatch.EXECUTE_RUN)
@@ -18,8 +18,8 @@ def execute_run(run_id: str) -> None:
 
 @shared_task(name="chat.dispatch_queued_runs")
 def dispatch_queued_runs() -> None:
-    """Dispatch again what no broker took. Safe to run many times at once."""
-    for run_id in queries.undispatched_runs():
+    """Dispatch again what no broker took or what it lost. Safe to run many times at once."""
+    for run_id in take_undispatched():
         dispatch.dispatch(run_id)
 
 

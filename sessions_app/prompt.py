@@ -1,4 +1,4 @@
-"""What a worker reads to begin a run: the session's agent type and state, and the newest messages that fit.
+"""What a worker reads to begin a run: the newest messages that fit.
 
 On the way to the first token, so in SQL (docs/decisions/0003-sql-on-the-hot-path.md).
 """
@@ -32,33 +32,6 @@ class PromptMessage:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """The agent type of a run's session, and the session's state document."""
-
-    state: dict[str, Any]
-    name: str
-    runtime: str
-    model: str
-    system_prompt: str
-    tools: list[str]
-    max_steps: int
-
-
-def setting_of(session_id: uuid.UUID) -> Setting:
-    with connection.cursor() as cursor:
-        cursor.execute(
-            """
-            SELECT s.state, a.name, a.runtime, a.model, a.system_prompt, a.tools, a.max_steps
-            FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
-            WHERE s.id = %s
-            """,
-            [session_id],
-        )
-        state, name, runtime, model, system_prompt, tools, max_steps = cursor.fetchone()
-    return Setting(_json(state), name, runtime, model, system_prompt, _json(tools), max_steps)
-
-
 def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> list[PromptMessage]:
     """The newest messages up to a turn whose stored token counts fit, oldest first; the user's always.
 
@@ -89,9 +62,4 @@ def _newest(session_id: uuid.UUID, turn: int, *, offset: int) -> list[PromptMess
             [session_id, turn, _PAGE, offset],
         )
         rows = cursor.fetchall()
-    return [PromptMessage(*row[:5], _json(row[5]), *row[6:]) for row in rows]
-
-
-def _json(value: Any) -> Any:
-    """Django hands jsonb of raw SQL over as text."""
-    return orjson.loads(value) if isinstance(value, str) else value
+    return [PromptMessage(*row[:5], orjson.loads(row[5]), *row[6:]) for row in rows]

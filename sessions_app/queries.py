@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 
 from sessions_app.cursor import START, Cursor
 from sessions_app.errors import InvalidRequestError
 from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
-from sessions_app.models.run import ACTIVE_STATUSES
 
 
 @dataclass(frozen=True)
@@ -100,17 +99,6 @@ def last_answer(run: Run) -> str:
 def facts_of(run: Run) -> list[Event]:
     """A run's events on record, oldest first."""
     return list(Event.objects.filter(session_id=run.session_id, run=run).order_by("epoch", "seq"))
-
-
-def undispatched_runs(*, limit: int = 1_000) -> list[uuid.UUID]:
-    """Queued runs that are first in their session and that no queue of the broker holds."""
-    earlier = Run.objects.filter(
-        session_id=OuterRef("session_id"),
-        status__in=ACTIVE_STATUSES,
-        turn__lt=OuterRef("turn"),
-    )
-    lost = Run.objects.filter(~Exists(earlier), status=RunStatus.QUEUED, dispatched_at=None)
-    return list(lost.order_by("created_at").values_list("pk", flat=True)[:limit])
 
 
 def search_messages(

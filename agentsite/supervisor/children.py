@@ -1,13 +1,14 @@
 """A child process: started in a session of its own, logged, restarted with back-off, stopped."""
 
 import os
+import pwd
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 30.0
@@ -40,8 +41,7 @@ class Child:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is the supervisor's alone
-                user=self.user,
-                cwd="/" if self.user else None,
+                **as_user(self.user),
             )
 
     def _open_log(self) -> IO[bytes]:
@@ -89,6 +89,13 @@ class Child:
     def last_words(self, lines: int = 8) -> str:
         text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
+
+
+def as_user(name: str | None) -> dict[str, Any]:
+    """Arguments for subprocess to run as another user and with none of root's groups; None: as this one."""
+    if name is None:
+        return {}
+    return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": [], "cwd": "/"}
 
 
 def _reason(code: int | None) -> str:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from agentsite.supervisor.children import Child
+from agentsite.supervisor.children import Child, as_user
 from agentsite.supervisor.config import StartError
 
 DATABASE = "agentsite"
@@ -83,7 +83,7 @@ class EmbeddedPostgres:
     def _initdb(self) -> None:
         arguments = ["--auth=trust", "--encoding=utf8", "--locale=C.UTF-8", "-U", "postgres", "-D", str(self._pgdata)]
         done = subprocess.run(
-            [str(bin_dir() / "initdb"), *arguments], user=self._user, cwd="/", capture_output=True, text=True
+            [str(bin_dir() / "initdb"), *arguments], **as_user(self._user), capture_output=True, text=True
         )
         if done.returncode:
             raise StartError(f"PostgreSQL could not make its data directory: {done.stderr.strip().splitlines()[-1]}")

@@ -15,7 +15,7 @@ from chat.stream.writer import RunStream
 from sessions_app import facts
 from sessions_app.errors import AgentsiteError, StaleEpochError
 from sessions_app.models import Message, RunStatus
-from sessions_app.prompt import prompt_messages, setting_of
+from sessions_app.prompt import prompt_messages
 from sessions_app.services import recording
 from sessions_app.services.runs import Claim, message_tokens
 from sessions_app.threads import in_database_thread
@@ -27,12 +27,11 @@ _finish_run = in_database_thread(recording.finish_run)
 
 
 class Work:
-    """What a claimed run needs to begin: its agent type, and the messages that the model will see."""
+    """What a claimed run needs to begin: the messages that the model will see, and what they count."""
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        self.setting = setting_of(claim.session_id)
-        system_tokens = message_tokens(self.setting.system_prompt)
+        system_tokens = message_tokens(claim.agent.system_prompt)
         budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
         found = prompt_messages(claim.session_id, turn=claim.turn, max_tokens=budget)
         self.messages = without_orphans(found)
@@ -42,15 +41,15 @@ class Work:
 
     def context(self) -> RunContext:
         """Raises AgentError if the settings lack what the agent type names."""
-        setting = self.setting
+        agent = self.claim.agent
         return RunContext(
             run_id=self.claim.run_id,
             session_id=self.claim.session_id,
-            agent=AgentConfig(setting.name, setting.model, setting.system_prompt, setting.max_steps),
+            agent=AgentConfig(agent.name, agent.model, agent.system_prompt, agent.max_steps),
             message=self.message.content,
             messages=self.messages,
-            tools=tools_for(setting.tools),
-            state=setting.state,
+            tools=tools_for(agent.tools),
+            state=self.claim.state,
         )
 
 
@@ -91,7 +90,7 @@ class Execution:
     async def _work_through(self) -> None:
         self._begin()
         context = self._work.context()
-        agent = agent_for(self._work.setting.runtime)
+        agent = agent_for(self.claim.agent.runtime)
         async for event in agent.stream(context):
             if self._recorder.add(event):
                 await _record_step(claim=self.claim, step=self._recorder.step)

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 import uuid
+from contextlib import suppress
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -116,10 +117,7 @@ class StreamHub:
             self._positions.pop(watch.key, None)
 
     async def _wake(self) -> None:
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.execute_command("XADD", self._wake_key, "MAXLEN", 1, "*", "w", "")
-        pipeline.execute_command("EXPIRE", self._wake_key, settings.STREAM_TTL_SECONDS)
-        await pipeline.execute()
+        await self._redis.execute_command("XADD", self._wake_key, "MAXLEN", 1, "*", "w", "")
 
     async def _read_forever(self) -> None:
         next_tick = time.monotonic() + settings.KEEPALIVE_SECONDS
@@ -132,8 +130,13 @@ class StreamHub:
                 self._is_behind = True
             if time.monotonic() >= next_tick:
                 next_tick += settings.KEEPALIVE_SECONDS
-                for watch in self._all_watches():
-                    watch.tick()
+                await self._tick()
+
+    async def _tick(self) -> None:
+        for watch in self._all_watches():
+            watch.tick()
+        with suppress(RedisError, OSError):
+            await self._redis.expire(self._wake_key, 4 * settings.KEEPALIVE_SECONDS)  # gone soon after this process
 
     def _all_watches(self) -> list[Watch]:
         return [watch for watches in self._watches.values() for watch in watches]

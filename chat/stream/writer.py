@@ -22,9 +22,9 @@ from sessions_app.cursor import Cursor
 logger = logging.getLogger(__name__)
 
 # What is emitted within a tick travels together. The first delta of a run does not wait for it; and the more
-# streams flow, the longer it gets: a reader does not see 25 ms, but both sides save most of the work.
+# streams flow, the longer it gets: a reader does not see 50 ms, but both sides save most of the work.
 TICK_SECONDS = 0.005
-MAX_TICK_SECONDS = 0.025
+MAX_TICK_SECONDS = 0.05
 TICK_SECONDS_PER_STREAM = 0.0005
 RETRY_SECONDS = 0.5
 

@@ -35,10 +35,9 @@ class RequestRateThrottle(BaseThrottle):
             caller, limit = f"ip:{self.get_ident(request)}", settings.ANONYMOUS_REQUESTS_PER_MINUTE
         key = f"agentsite:rate:{caller}:{int(now // WINDOW_SECONDS)}"
         try:
-            pipeline = _client().pipeline(transaction=False)
-            pipeline.incr(key)
-            pipeline.expire(key, 2 * WINDOW_SECONDS)
-            count, _ = pipeline.execute()
+            count = _client().incr(key)
+            if count == 1:
+                _client().expire(key, 2 * WINDOW_SECONDS)
         except RedisError as error:
             logger.warning("Redis does not count requests, so they pass: %s", error)
             return True

@@ -11,7 +11,7 @@ class Event(models.Model):
     nothing was merged). The live deltas are in Redis only.
     """
 
-    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="events")
+    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="events", db_index=False)
     run = models.ForeignKey(Run, models.CASCADE, related_name="events")
     epoch = models.BigIntegerField()
     first_seq = models.PositiveIntegerField()

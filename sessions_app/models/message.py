@@ -15,7 +15,7 @@ class Message(models.Model):
     """One entry of the conversation. Its place is (turn, position): a queued turn's message stays behind
     the answers of the turns before it, though it was written first."""
 
-    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="messages")
+    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="messages", db_index=False)
     run = models.ForeignKey(Run, models.CASCADE, related_name="messages")
     turn = models.PositiveIntegerField()
     position = models.PositiveIntegerField()

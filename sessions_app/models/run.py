@@ -21,7 +21,7 @@ class Run(models.Model):
     """One turn being executed. Its messages share its `turn`, the session's own count."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="runs")
+    session = models.ForeignKey(AgentSession, models.CASCADE, related_name="runs", db_index=False)
     turn = models.PositiveIntegerField()
     status = models.CharField(max_length=20, choices=RunStatus, default=RunStatus.QUEUED)
     epoch = models.BigIntegerField(null=True, blank=True, help_text="The epoch of the newest claim.")

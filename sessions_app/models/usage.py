@@ -9,7 +9,7 @@ from sessions_app.models.session import AgentSession
 class UsageRecord(models.Model):
     """What one model call used, in tokens. It outlives the session, for the accounts."""
 
-    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="usage_records")
+    owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="usage_records", db_index=False)
     session = models.ForeignKey(AgentSession, models.SET_NULL, null=True, related_name="usage_records")
     run = models.ForeignKey(Run, models.SET_NULL, null=True, related_name="usage_records")
     agent_type = models.ForeignKey(AgentType, models.SET_NULL, null=True, related_name="usage_records")

@@ -6,16 +6,20 @@ costs several milliseconds of CPU a turn (docs/decisions/0003-sql-on-the-hot-pat
 
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import orjson
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from sessions_app.access import as_uuid
 from sessions_app.cursor import Cursor, end_of
 from sessions_app.errors import QueueFullError, SessionExpiredError, SessionNotFoundError
 from sessions_app.models import Run, RunStatus
+from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.token_counting import TOKENS_PER_MESSAGE, count_tokens
 
 _TITLE_LENGTH = 60
@@ -32,14 +36,31 @@ class AcceptedTurn:
 
 
 @dataclass(frozen=True)
+class AgentSetting:
+    """The agent type of a run's session, as it was when the run was claimed."""
+
+    name: str
+    runtime: str
+    model: str
+    system_prompt: str
+    tools: list[str]
+    max_steps: int
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A worker's right to write in a session: valid while the session's epoch is this one."""
+    """A worker's right to write in a session: valid while the session's epoch is this one.
+
+    `state` is the session's state document.
+    """
 
     run_id: uuid.UUID
     session_id: uuid.UUID
     epoch: int
     turn: int
     attempt: int
+    agent: AgentSetting
+    state: dict[str, Any]
 
 
 # --- accepted ------------------------------------------------------------------------------------------------------
@@ -123,6 +144,23 @@ def mark_undispatched(*, run_id: uuid.UUID) -> None:
     Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
 
 
+@transaction.atomic
+def take_undispatched(*, limit: int = 1_000) -> list[uuid.UUID]:
+    """Queued runs, first in their session, that no broker took or that have waited REDISPATCH_SECONDS since.
+
+    They count as dispatched now. Sweepers that call it at once take different runs.
+    """
+    now = timezone.now()
+    earlier = Run.objects.filter(
+        session_id=OuterRef("session_id"), status__in=ACTIVE_STATUSES, turn__lt=OuterRef("turn")
+    )
+    overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - timedelta(seconds=settings.REDISPATCH_SECONDS))
+    lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).order_by("created_at")
+    ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+    Run.objects.filter(pk__in=ids).update(dispatched_at=now)
+    return ids
+
+
 # --- claimed -------------------------------------------------------------------------------------------------------
 
 # The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
@@ -144,8 +182,9 @@ WITH locked AS (
           AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
     RETURNING r.session_id, r.epoch, r.turn, r.attempt
 )
-UPDATE sessions_app_agentsession s SET epoch = claimed.epoch FROM claimed WHERE s.id = claimed.session_id
-RETURNING claimed.*
+UPDATE sessions_app_agentsession s SET epoch = claimed.epoch
+FROM claimed, sessions_app_agenttype a WHERE s.id = claimed.session_id AND a.id = s.agent_type_id
+RETURNING claimed.*, s.state, a.name, a.runtime, a.model, a.system_prompt, a.tools, a.max_steps
 """
 
 
@@ -156,4 +195,6 @@ def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    return Claim(run_id, *row)
+    session_id, epoch, turn, attempt, state, name, runtime, model, system_prompt, tools, max_steps = row
+    agent = AgentSetting(name, runtime, model, system_prompt, orjson.loads(tools), max_steps)
+    return Claim(run_id, session_id, epoch, turn, attempt, agent, orjson.loads(state))

@@ -8,7 +8,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from sessions_app.login import login_once
 
 urlpatterns = [
-    # path("", include("chat.page_urls")),
+    path("", include("chat.page_urls")),
     path("", include("chat.urls")),
     path("", include("sessions_app.api.urls")),
     path("", include("monitoring.urls")),

@@ -14,7 +14,7 @@ from chat.agents.loop import run_tool_loop
 from chat.agents.tools.clock import find_zone
 
 _EXPRESSION = re.compile(r"(?:sqrt|abs|round|min|max)\([\d\s.,^*/+-]*\)|[\d(][\d\s().^*/%×÷+-]*[\d)]")
-_OPERATOR = re.compile(r"[-+*/%^×÷(]")
+_OPERATOR = re.compile(r"[-+*/%^×÷]|[a-z]\(")
 _DATE_OR_PHONE = re.compile(r"\d+(-\d+)+")
 _TIME = re.compile(r"\b(time|clock|date|day|hour|o'clock)\b", re.IGNORECASE)
 _PLACES = re.compile(r"\b[A-Z][\w/]*(?: [A-Z][\w/]*)*")

@@ -1,0 +1,136 @@
+"""The chat page, rendered by the server; what happens afterwards comes over the WebSocket."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import Any
+from urllib.parse import urlencode
+
+from django.conf import settings
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.csrf import ensure_csrf_cookie
+
+from sessions_app import queries
+from sessions_app.access import get_session
+from sessions_app.errors import SessionNotFoundError
+from sessions_app.models import AgentSession, Message, Role, Run
+from sessions_app.models.run import ACTIVE_STATUSES
+
+SESSIONS_SHOWN = 30
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass
+class Call:
+    """A tool call as its card shows it."""
+
+    id: str = ""
+    name: str = ""
+    args: str = ""
+    result: str = ""
+    state: str = ""
+    is_error: bool = False
+
+
+@dataclass
+class Entry:
+    """A message as the page shows it; tool results stand on their calls' cards."""
+
+    id: int | str = ""
+    role: str = Role.ASSISTANT.value
+    content: str = ""
+    thought: str = ""
+    note: str = ""
+    calls: list[Call] = field(default_factory=list)
+
+
+def page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """A view of this page: for logged-in people, with nothing loaded from elsewhere."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        response = view(request, *args, **kwargs)
+        response["Content-Security-Policy"] = _CONTENT_SECURITY_POLICY
+        return response
+
+    return login_required(ensure_csrf_cookie(wrapped))
+
+
+@page
+def home(request: HttpRequest) -> HttpResponse:
+    """The newest conversation, or the start of a first one."""
+    newest = queries.sessions_of(request.user).first()
+    if newest is None or request.GET.get("q"):
+        return _render(request, None)
+    return redirect("chat-session", session_id=newest.pk)
+
+
+@page
+def new(request: HttpRequest) -> HttpResponse:
+    """The start of a conversation: its session is opened by the first message."""
+    return _render(request, None)
+
+
+@page
+def conversation(request: HttpRequest, session_id: str) -> HttpResponse:
+    try:
+        return _render(request, get_session(request.user, session_id))
+    except SessionNotFoundError as error:
+        raise Http404 from error
+
+
+def _render(request: HttpRequest, session: AgentSession | None) -> HttpResponse:
+    search = request.GET.get("q", "").strip()
+    shown = _shown(request)
+    sessions = list(queries.sessions_of(request.user, search=search)[: shown + 1])
+    more = {"q": search, "shown": shown + SESSIONS_SHOWN}
+    context: dict[str, Any] = {
+        "sessions": sessions[:shown],
+        "more_url": f"?{urlencode(more)}" if len(sessions) > shown else "",
+        "search": search,
+        "session": session,
+        "agents": queries.enabled_agent_types(),
+        "default_agent": settings.DEFAULT_AGENT_TYPE,
+        "empty_entry": Entry(),
+        "empty_call": Call(),
+    }
+    if session is not None:
+        history = queries.history(session)
+        context["history"] = history
+        context["entries"] = as_entries(history.messages)
+        context["is_active"] = Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).exists()
+    return render(request, "chat/page.html", context)
+
+
+def _shown(request: HttpRequest) -> int:
+    asked = request.GET.get("shown", "")
+    return min(int(asked), 1_000) if asked.isdecimal() and len(asked) < 5 else SESSIONS_SHOWN
+
+
+def as_entries(messages: list[Message]) -> list[Entry]:
+    results = {message.tool_call_id: message for message in messages if message.role == Role.TOOL}
+    return [_entry(message, results) for message in messages if message.role != Role.TOOL]
+
+
+def _entry(message: Message, results: dict[str, Message]) -> Entry:
+    return Entry(
+        id=message.pk,
+        role=message.role,
+        content=message.content,
+        thought=message.thought,
+        note="Stopped before its end." if message.is_partial else "",
+        calls=[_call(call, results.get(call["id"])) for call in message.tool_calls],
+    )
+
+
+def _call(call: dict[str, Any], result: Message | None) -> Call:
+    shown = Call(id=call["id"], name=call["name"], args=json.dumps(call["arguments"], indent=2, ensure_ascii=False))
+    if result is not None:
+        shown.result, shown.is_error = result.content, result.is_error
+        shown.state = "failed" if result.is_error else f"{result.duration_ms or 0} ms"
+    return shown

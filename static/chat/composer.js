@@ -1,0 +1,73 @@
+// The message box: grows with its text, keeps a draft, sends on Enter.
+
+export class Composer {
+  constructor(draftKey, { onSend, onStop }) {
+    this.form = document.getElementById("composer");
+    this.box = document.getElementById("message");
+    this.stop = document.getElementById("stop");
+    this.alert = document.getElementById("alert");
+    this.draftKey = `draft:${draftKey}`;
+    this.onSend = onSend;
+    this.onStop = onStop;
+    this.box.value = sessionStorage.getItem(this.draftKey) ?? "";
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+    this.box.addEventListener("input", () => this.changed());
+    this.box.addEventListener("keydown", (event) => this.key(event));
+    this.stop.addEventListener("click", () => this.askToStop());
+    this.changed();
+  }
+
+  key(event) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      this.submit();
+    } else if (event.key === "Escape" && !this.stop.hidden) {
+      this.askToStop();
+    }
+  }
+
+  async submit() {
+    const text = this.box.value;
+    if (!text.trim() || this.isBusy) return;
+    this.isBusy = true;
+    this.complain("");
+    try {
+      await this.onSend(text);
+      this.put("");
+    } catch (error) {
+      this.complain(error.message);
+    } finally {
+      this.isBusy = false;
+    }
+  }
+
+  put(text) {
+    this.box.value = text;
+    this.changed();
+  }
+
+  changed() {
+    sessionStorage.setItem(this.draftKey, this.box.value);
+    this.box.rows = Math.min(10, Math.max(1, this.box.value.split("\n").length));
+  }
+
+  askToStop() {
+    this.stop.disabled = true;
+    this.stop.textContent = "Stopping …";
+    this.onStop();
+  }
+
+  setActive(isActive) {
+    this.stop.hidden = !isActive;
+    this.stop.disabled = false;
+    this.stop.textContent = "Stop";
+  }
+
+  complain(message) {
+    this.alert.textContent = message;
+    this.alert.hidden = !message;
+  }
+}

@@ -5,7 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -74,14 +75,14 @@ def check_debug(**kwargs: Any) -> Messages:
     if not settings.DEBUG or settings.HOST in ("127.0.0.1", "localhost", "::1"):
         return []
     text = f"DEBUG is on while HOST={settings.HOST}: error pages show the code and settings to the network."
-    return [Warning(text, hint="Unset DEBUG.", id="agentsite.W001")]
+    return [checks.Warning(text, hint="Unset DEBUG.", id="agentsite.W001")]
 
 
 def check_hosts(**kwargs: Any) -> Messages:
     if settings.ALLOWED_HOSTS != ["*"]:
         return []
     hint = "Set PUBLIC_URL, or ALLOWED_HOSTS to the names that the site is reached by."
-    return [Warning("The site answers to every host name.", hint=hint, id="agentsite.W002")]
+    return [checks.Warning("The site answers to every host name.", hint=hint, id="agentsite.W002")]
 
 
 _CHECKS: Sequence[Callable[..., Messages]] = (

@@ -96,9 +96,7 @@ async def open_talks(address: Address, transport: str, count: int) -> AsyncItera
     headers = {"Authorization": f"Bearer {address.token}"}
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_CONNECTION_SECONDS)
     async with AsyncExitStack() as stack:
-        http = await stack.enter_async_context(
-            aiohttp.ClientSession(address.url, connector=connector, headers=headers)
-        )
+        http = await stack.enter_async_context(aiohttp.ClientSession(address.url, connector=connector, headers=headers))
         sessions = await open_sessions(http, count)
         if transport == "ws":
             yield [await open_websocket(stack, http, session) for session in sessions]

@@ -13,9 +13,7 @@ class Scenario:
 
     @property
     def title(self) -> str:
-        shape = (
-            f"{self.sessions} session{'s' * (self.sessions > 1)} × {self.turns} turn{'s' * (self.turns > 1)}"
-        )
+        shape = f"{self.sessions} session{'s' * (self.sessions > 1)} × {self.turns} turn{'s' * (self.turns > 1)}"
         return f"{self.name}: {shape} × {self.tokens} tokens at {self.delay_ms} ms"
 
     @property

@@ -65,9 +65,7 @@ def run_system(fake: FakeOpenAIProcess, asgi_server: str) -> Iterator[Target]:
         shutil.rmtree(data_dir)
 
 
-def system_environment(
-    fake: FakeOpenAIProcess, asgi_server: str, data_dir: Path, port: int
-) -> dict[str, str]:
+def system_environment(fake: FakeOpenAIProcess, asgi_server: str, data_dir: Path, port: int) -> dict[str, str]:
     return os.environ | {
         "ASGI_SERVER": asgi_server,
         "DATA_DIR": str(data_dir),

@@ -1,4 +1,4 @@
-"""Prometheus metrics, read from the record when they are scraped: true for the whole site, whichever gateway answers."""
+"""Prometheus metrics, read from the record when they are scraped: the same whichever gateway answers."""
 
 from collections.abc import Iterator
 

@@ -108,7 +108,7 @@ def _make_database(connection: psycopg.Connection[tuple[object, ...]]) -> None:
 
 
 def _socket_dir(pgdata: Path) -> Path:
-    """The cluster's own directory, or where its path is too long for a socket, one in the system's for temporary files."""
+    """The cluster's own directory, or where its path is too long for a socket, a temporary one."""
     if len(os.fsencode(pgdata / _SOCKET)) <= _MAX_SOCKET_PATH:
         return pgdata
     name = hashlib.sha256(os.fsencode(pgdata)).hexdigest()[:12]

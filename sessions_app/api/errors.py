@@ -40,24 +40,26 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     return _answer(known.code, known.message, known.status, known.retry_after_seconds) if known else None
 
 
-def _known(error: Exception) -> AgentsiteError | exceptions.APIException | None | Any:
+def _known(error: Exception) -> AgentsiteError | None:
     if isinstance(error, AgentsiteError):
         return error
     if isinstance(error, RequestDataTooBig):
         return RequestTooLargeError()
     if isinstance(error, Http404):
-        return _Simple("not_found", "There is nothing here.", 404)
+        return _FromDjango("not_found", "There is nothing here.", 404)
     if isinstance(error, PermissionDenied):
-        return _Simple("permission_denied", "You may not do this.", 403)
+        return _FromDjango("permission_denied", "You may not do this.", 403)
     if isinstance(error, SuspiciousOperation):
-        return _Simple("invalid_request", "The request is not valid.", 400)
+        return _FromDjango("invalid_request", "The request is not valid.", 400)
     if isinstance(error, OperationalError | InterfaceError | PoolTimeout):
         logger.error("The database does not answer: %s", str(error).partition("\n")[0])
         return UnavailableError(retry_after_seconds=RETRY_AFTER_SECONDS)
     return None
 
 
-class _Simple(AgentsiteError):
+class _FromDjango(AgentsiteError):
+    """One of Django's own exceptions, in our form."""
+
     def __init__(self, code: str, message: str, status: int) -> None:
         super().__init__(message)
         self.code, self.status = code, status

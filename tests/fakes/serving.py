@@ -21,9 +21,7 @@ def serve_from_command_line(app: Callable[..., Awaitable[None]]) -> None:
     with socket.create_server(("127.0.0.1", options.port), backlog=2048) as listener:
         print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
         # "critical": what uvicorn logs as errors here are the faults that scripts ask for.
-        config = uvicorn.Config(
-            app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_level="critical"
-        )
+        config = uvicorn.Config(app, loop="uvloop", http="httptools", ws="none", lifespan="off", log_level="critical")
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -1,0 +1,43 @@
+"""API tokens and login links: secrets are shown once, or never."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from sessions_app.admin.readonly import ReadOnlyAdmin
+from sessions_app.models import ApiToken, LoginLink
+from sessions_app.services.tokens import create_token, revoke_token
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(admin.ModelAdmin):
+    list_display = ("name", "owner", "prefix", "created_at", "expires_at", "revoked_at")
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter), "created_at")
+    list_select_related = ("owner",)
+    search_fields = ("name", "prefix", "owner__username")
+    fields = ("owner", "name", "expires_at")
+    autocomplete_fields = ("owner",)
+    actions = ("revoke",)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return obj is None and super().has_change_permission(request)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm, change: bool) -> None:
+        token, plaintext = create_token(owner=obj.owner, name=obj.name, expires_at=obj.expires_at)
+        obj.pk = token.pk
+        messages.warning(request, f"The token, shown only now: {plaintext}")
+
+    @admin.action(description="Revoke the selected tokens", permissions=["change"])
+    def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
+        for token in tokens:
+            revoke_token(token=token)
+        messages.success(request, f"{len(tokens)} revoked.")
+
+
+@admin.register(LoginLink)
+class LoginLinkAdmin(ReadOnlyAdmin):
+    list_display = ("user", "created_at", "expires_at", "used_at")
+    list_select_related = ("user",)

@@ -1,0 +1,42 @@
+"""Agent types: what an operator configures without code."""
+
+
+from django import forms
+from django.conf import settings
+from django.contrib import admin
+
+from sessions_app.models import AgentType
+
+
+class AgentTypeForm(forms.ModelForm):
+    """Refuses runtimes and tools that the settings do not name."""
+
+    runtime = forms.ChoiceField(choices=lambda: [(name, name) for name in settings.AGENT_RUNTIMES])
+    tools = forms.MultipleChoiceField(
+        choices=lambda: [(name, name) for name in settings.AGENT_TOOLS],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+    )
+
+    class Meta:
+        model = AgentType
+        fields = (
+            "name",
+            "title",
+            "description",
+            "runtime",
+            "model",
+            "system_prompt",
+            "tools",
+            "max_steps",
+            "is_enabled",
+        )
+
+
+@admin.register(AgentType)
+class AgentTypeAdmin(admin.ModelAdmin):
+    form = AgentTypeForm
+    list_display = ("name", "title", "runtime", "model", "is_enabled", "updated_at")
+    list_filter = ("runtime", "is_enabled")
+    search_fields = ("name", "title", "description")
+    readonly_fields = ("created_at", "updated_at")

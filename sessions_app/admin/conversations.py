@@ -1,0 +1,125 @@
+"""Sessions with their history, runs, messages and events."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from sessions_app import queries
+from sessions_app.admin.readonly import ReadOnlyAdmin, list_link
+from sessions_app.models import AgentSession, Event, Message, Run
+
+HISTORY_SHOWN = 50
+
+
+@admin.register(AgentSession)
+class AgentSessionAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "owner", "agent_type", "message_count", "tokens", "last_active", "is_deleted")
+    list_filter = ("agent_type", ("deleted_at", admin.EmptyFieldListFilter), "last_active")
+    list_select_related = ("owner", "agent_type")
+    search_fields = ("id", "title", "owner__username")
+    date_hierarchy = "created_at"
+    fields = (
+        ("id", "owner", "agent_type"),
+        ("title", "message_count", "input_tokens", "output_tokens"),
+        ("created_at", "last_active", "expires_at", "deleted_at"),
+        ("epoch", "ttl_seconds"),
+        "state",
+        "records",
+        "history",
+    )
+    readonly_fields = ("records", "history")
+
+    @admin.display(description="tokens in / out")
+    def tokens(self, session: AgentSession) -> str:
+        return f"{session.input_tokens:,} / {session.output_tokens:,}"
+
+    @admin.display(boolean=True, description="deleted")
+    def is_deleted(self, session: AgentSession) -> bool:
+        return session.deleted_at is not None
+
+    def records(self, session: AgentSession) -> SafeString:
+        query = f"session__id__exact={session.pk}"
+        links = [(list_link(model, query, text),) for model, text in _RECORDS]
+        return format_html_join(" · ", "{}", links)
+
+    @admin.display(description=f"the newest {HISTORY_SHOWN} messages")
+    def history(self, session: AgentSession) -> SafeString:
+        messages = queries.history(session, limit=HISTORY_SHOWN).messages
+        rows = ((message.role, message.created_at, message.content or message.tool_calls) for message in messages)
+        body = format_html_join("", '<tr><th>{}</th><td>{}</td><td style="white-space:pre-wrap">{}</td></tr>', rows)
+        return format_html("<table>{}</table>", body)
+
+
+_RECORDS = ((Run, "Runs"), (Message, "Messages"), (Event, "Events"))
+
+
+@admin.register(Run)
+class RunAdmin(ReadOnlyAdmin):
+    list_display = ("__str__", "session", "owner", "turn", "attempt", "created_at", "seconds", "tokens", "error_code")
+    list_filter = ("status", "session__agent_type", "error_code", "created_at")
+    list_select_related = ("session__owner", "session__agent_type")
+    search_fields = ("id", "session__id", "session__owner__username", "error_message")
+    date_hierarchy = "created_at"
+    readonly_fields = ("records",)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup == "session__id__exact" or super().lookup_allowed(lookup, value, request)
+
+    @admin.display(ordering="session__owner")
+    def owner(self, run: Run) -> Any:
+        return run.session.owner
+
+    @admin.display(description="seconds")
+    def seconds(self, run: Run) -> str:
+        if run.started_at is None or run.finished_at is None:
+            return "–"
+        return f"{(run.finished_at - run.started_at).total_seconds():.2f}"
+
+    @admin.display(description="tokens in / out")
+    def tokens(self, run: Run) -> str:
+        return f"{run.input_tokens:,} / {run.output_tokens:,}"
+
+    def records(self, run: Run) -> SafeString:
+        query = f"run__id__exact={run.pk}"
+        links = [(list_link(model, query, text),) for model, text in _RECORDS[1:]]
+        return format_html_join(" · ", "{}", links)
+
+
+@admin.register(Message)
+class MessageAdmin(ReadOnlyAdmin):
+    list_display = ("short", "role", "session", "turn", "position", "token_count", "is_partial", "created_at")
+    list_filter = ("role", "is_partial", "is_error", "created_at")
+    list_select_related = ("session",)
+    search_fields = ("content", "session__id", "run__id")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)
+
+    @admin.display(description="content")
+    def short(self, message: Message) -> str:
+        return message.content[:80] or f"({len(message.tool_calls)} tool calls)"
+
+
+@admin.register(Event)
+class EventAdmin(ReadOnlyAdmin):
+    list_display = ("cursor", "type", "short", "session", "run", "created_at")
+    list_filter = ("type", "created_at")
+    list_select_related = ("session", "run")
+    search_fields = ("session__id", "run__id")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:
+        return super().get_queryset(request).order_by("-created_at", "-epoch", "-seq")
+
+    def cursor(self, event: Event) -> str:
+        return f"{event.epoch}-{event.seq}"
+
+    @admin.display(description="data")
+    def short(self, event: Event) -> str:
+        return str(event.data)[:100]

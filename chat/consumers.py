@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -39,7 +40,7 @@ CLOSE_CODES = {401: 4401, 403: 4403, 404: 4404, 410: 4410, 400: 4400, 503: 4503}
 MAX_FRAME_BYTES = settings.MAX_REQUEST_BYTES
 
 
-class SessionConsumer(AsyncWebsocketConsumer):
+class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     """`/ws/{session_id}?after=`: frames in and out are JSON objects with a `type`."""
 
     async def connect(self) -> None:
@@ -148,7 +149,7 @@ def authenticate(scope: Any) -> Any:
 
 
 def _user_of_cookie(scope: Any, origin: str) -> Any:
-    request = ASGIRequest({**scope, "method": "GET"}, None)
+    request = ASGIRequest({**scope, "method": "GET"}, BytesIO())
     attach_login(request)
     if not request.user.is_authenticated:
         return None

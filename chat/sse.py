@@ -6,7 +6,7 @@ the events flow on the event loop alone.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from io import BytesIO
 from typing import Any
@@ -40,7 +40,7 @@ _SSE_HEADERS = [
     (b"x-accel-buffering", b"no"),
 ]
 
-Batches = AsyncIterator[list[StreamEvent]]
+Batches = AsyncGenerator[list[StreamEvent], None]
 
 
 class Exchange:
@@ -90,7 +90,7 @@ class Exchange:
 
     async def _write_batches(self, batches: Batches) -> None:
         await self._write(b"retry: %d\n\n" % RETRY_MS)
-        async with aclosing(batches):  # type: ignore[type-var]
+        async with aclosing(batches):
             async for batch in batches:
                 await self._write(b"".join(map(as_sse, batch)) or _KEEP_ALIVE)
         await self._write(b"", is_last=True)
@@ -121,7 +121,7 @@ async def rest_of_run(resumed: ResumedRun) -> Batches:
 
 
 async def _filtered(batches: Batches, mine: RunFilter) -> Batches:
-    async with aclosing(batches):  # type: ignore[type-var]
+    async with aclosing(batches):
         async for batch in batches:
             picked = mine.pick(batch)
             if picked or not batch:  # an empty batch is the tick of an idle stream

@@ -1,6 +1,7 @@
 """Which workers live: each writes the time of its last heartbeat into one sorted set."""
 
 import time
+from typing import Any
 
 from django.conf import settings
 from redis import Redis
@@ -12,7 +13,8 @@ DEAD_AFTER_SECONDS = 15.0
 
 def living_workers(redis: Redis) -> list[str]:
     since = time.time() - DEAD_AFTER_SECONDS
-    return [name.decode() for name in redis.zrangebyscore(HEARTBEAT_KEY, since, "+inf")]
+    names: Any = redis.zrangebyscore(HEARTBEAT_KEY, since, "+inf")
+    return [name.decode() for name in names]
 
 
 def connect() -> Redis:

@@ -62,4 +62,7 @@ def _newest(session_id: uuid.UUID, turn: int, *, offset: int) -> list[PromptMess
             [session_id, turn, _PAGE, offset],
         )
         rows = cursor.fetchall()
-    return [PromptMessage(*row[:5], orjson.loads(row[5]), *row[6:]) for row in rows]
+    return [
+        PromptMessage(pk, turn_, position, role, content, orjson.loads(calls), call_id, tokens, created_at)
+        for pk, turn_, position, role, content, calls, call_id, tokens, created_at in rows
+    ]

@@ -108,4 +108,6 @@ def search_messages(
     said = Message.objects.filter(session_id=session_id, role__in=("user", "assistant")).exclude(content="")
     for word in query.split()[:10]:
         said = said.filter(content__icontains=word)
-    return list(said.exclude(run_id=but_run).order_by("-turn", "-position")[:limit])
+    if but_run is not None:
+        said = said.exclude(run_id=but_run)
+    return list(said.order_by("-turn", "-position")[:limit])

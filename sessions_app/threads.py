@@ -19,4 +19,7 @@ R = TypeVar("R")
 
 def in_database_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
     """The sync function as a coroutine function; its connection goes back to the pool afterwards."""
-    return database_sync_to_async(function, thread_sensitive=False, executor=DATABASE_EXECUTOR)
+    wrapped: Callable[P, Awaitable[R]] = database_sync_to_async(
+        function, thread_sensitive=False, executor=DATABASE_EXECUTOR
+    )
+    return wrapped

@@ -7,10 +7,10 @@ import time
 import uuid
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from chat.stream.event import StreamEvent
@@ -80,7 +80,7 @@ class Watch:
 class StreamHub:
     """Reads every watched stream once and hands the events to its watches."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Any) -> None:
         self._redis = redis
         self._watches: dict[str, set[Watch]] = {}
         self._positions: dict[str, str] = {}

@@ -5,7 +5,7 @@ parts; where a cursor points into what is left only as a whole, a `discard` even
 """
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,7 +25,9 @@ _FACTS_PAGE = 200
 _STREAM_PAGE = 1_000
 
 
-async def tail(session_id: uuid.UUID, after: Cursor, *, is_newest: bool = False) -> AsyncIterator[list[StreamEvent]]:
+async def tail(
+    session_id: uuid.UUID, after: Cursor, *, is_newest: bool = False
+) -> AsyncGenerator[list[StreamEvent], None]:
     """All events behind `after`, in order, in batches, without end. Close it when done.
 
     `is_newest` says that nothing lies behind `after` yet, which saves the look back. An empty batch comes every

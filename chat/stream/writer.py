@@ -49,7 +49,7 @@ class RunStream:
         self.epoch = epoch
         self.seq = 0
         self.is_fenced = False
-        self.on_fenced: Callable[[], None] | None = None
+        self.on_fenced: Callable[[], object] | None = None
         self.pending: list[_Entry] = []
         self.is_flushed = asyncio.Event()  # all that was emitted is in Redis, or never will be
         self._writer = writer

@@ -1,6 +1,5 @@
 """Agent types: what an operator configures without code."""
 
-
 from django import forms
 from django.conf import settings
 from django.contrib import admin

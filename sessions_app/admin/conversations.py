@@ -66,7 +66,7 @@ class RunAdmin(ReadOnlyAdmin):
     date_hierarchy = "created_at"
     readonly_fields = ("records",)
 
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup == "session__id__exact" or super().lookup_allowed(lookup, value, request)
 
     @admin.display(ordering="session__owner")
@@ -96,7 +96,7 @@ class MessageAdmin(ReadOnlyAdmin):
     list_select_related = ("session",)
     search_fields = ("content", "session__id", "run__id")
 
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)
 
     @admin.display(description="content")
@@ -111,7 +111,7 @@ class EventAdmin(ReadOnlyAdmin):
     list_select_related = ("session", "run")
     search_fields = ("session__id", "run__id")
 
-    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Event]:

@@ -107,7 +107,7 @@ def record_told(*, session_id: uuid.UUID, epoch: int, events: list[NewEvent]) ->
     Event.objects.bulk_create(
         Event(
             session_id=session_id,
-            run_id=event.run_id,
+            run_id=str(event.run_id),
             epoch=epoch,
             first_seq=event.first_seq,
             seq=event.seq,
@@ -118,7 +118,7 @@ def record_told(*, session_id: uuid.UUID, epoch: int, events: list[NewEvent]) ->
     )
     for event in events:
         if event.type == "cancelled":
-            Run.objects.filter(pk=event.run_id).update(terminal_cursor=str(Cursor(epoch, event.seq)))
+            Run.objects.filter(pk=str(event.run_id)).update(terminal_cursor=str(Cursor(epoch, event.seq)))
 
 
 def cancel_requested_among(run_ids: list[uuid.UUID]) -> list[uuid.UUID]:

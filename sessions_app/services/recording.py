@@ -27,7 +27,7 @@ class NewEvent:
     first_seq: int
     type: str
     data: dict[str, Any]
-    run_id: uuid.UUID | None = None  # of another run than the claim's
+    run_id: uuid.UUID | None = None  # if of another run than the claim's
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _record(
     error_code: str = "",
     error_message: str = "",
 ) -> uuid.UUID | None:
-    values = {
+    values: dict[str, Any] = {
         "session_id": claim.session_id,
         "run_id": claim.run_id,
         "epoch": claim.epoch,

@@ -1,0 +1,68 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from rest_framework.test import APIClient
+
+from sessions_app.services.tokens import create_token
+from tests.fakes.processes import FakeOpenAIProcess
+from tests.site import Client, Site, running_site
+
+
+@pytest.fixture(scope="session")
+def running_fake() -> Iterator[FakeOpenAIProcess]:
+    with FakeOpenAIProcess() as process:
+        yield process
+
+
+@pytest.fixture
+def fake(running_fake: FakeOpenAIProcess) -> FakeOpenAIProcess:
+    """The fake model server, with no requests seen yet."""
+    running_fake.forget_requests()
+    return running_fake
+
+
+@pytest.fixture(scope="session")
+def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
+    """The whole system, with the demo agent and a model: the fake server."""
+    env = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": running_fake.base_url, "OPENAI_API_KEY": "test"}
+    with running_site(**env) as running:
+        yield running
+
+
+@pytest.fixture
+def client_of_site(site: Site) -> Iterator[Client]:
+    with site.client() as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def stranger(site: Site) -> Iterator[Client]:
+    """Another user of the same site."""
+    code = (
+        "from django.contrib.auth.models import User;"
+        "from sessions_app.services.tokens import create_token;"
+        "print('token', create_token(owner=User.objects.create_user('stranger'), name='t')[1])"
+    )
+    token = site.manage("shell", "-v", "0", "-c", code).split("token ")[1].strip()
+    with site.client(token) as client:
+        yield client
+
+
+@pytest.fixture
+def user(db: None) -> Any:
+    return get_user_model().objects.create_user(username="owner", password="of the owner")
+
+
+@pytest.fixture
+def other_user(db: None) -> Any:
+    return get_user_model().objects.create_user(username="other")
+
+
+@pytest.fixture
+def api(user: Any) -> APIClient:
+    """In-process REST with the user's token."""
+    client = APIClient()
+    client.credentials(HTTP_AUTHORIZATION=f"Bearer {create_token(owner=user, name='test')[1]}")
+    return client

@@ -60,7 +60,7 @@ def read_answer(run_id: uuid.UUID) -> Answer:
 async def wait_for_answer(turn: AcceptedTurn) -> Answer:
     """Wait until the turn's run has ended, however long that takes."""
     mine = RunFilter(str(turn.run_id))
-    async with aclosing(tail(turn.session_id, turn.after, is_newest=True)) as batches:
+    async with aclosing(tail(turn.session_id, turn.after, is_newest=turn.is_next)) as batches:
         async for batch in batches:
             mine.pick(batch)
             if mine.is_over:

@@ -5,12 +5,13 @@ from typing import Any
 from django.conf import settings
 from rest_framework import serializers
 
+from sessions_app.api.serializers import StrictCharField
 from sessions_app.models import AgentType
 
 
 class ChatRequestSerializer(serializers.Serializer[Any]):
     # Its length and its characters are checked where every way in passes: chat/runs/start.py.
-    message = serializers.CharField(
+    message = StrictCharField(
         trim_whitespace=False, allow_blank=True, style={"base_template": "textarea.html"}, validators=[]
     )
     stream = serializers.BooleanField(default=True)

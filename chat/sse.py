@@ -109,7 +109,7 @@ class Exchange:
 async def run_events(turn: AcceptedTurn) -> Batches:
     """The events of a turn that has just begun, to its end."""
     mine = RunFilter(str(turn.run_id))
-    async for batch in _filtered(tail(turn.session_id, turn.after, is_newest=True), mine):
+    async for batch in _filtered(tail(turn.session_id, turn.after, is_newest=turn.is_next), mine):
         yield batch
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import uuid
 from typing import Any
 
 from django.conf import settings
@@ -60,7 +59,7 @@ class Execution:
         self.claim = work.claim
         self.is_cancel_requested = False
         self.is_finishing = False
-        self.next_run: uuid.UUID | None = None  # known at the end: the session is free for it
+        self.aftermath: recording.Aftermath | None = None  # known at the end
         self._work = work
         self._stream = stream
         self._recorder = Recorder(
@@ -115,7 +114,7 @@ class Execution:
         self._recorder.add_terminal(type, data)
         try:
             # Shielded: a cancel that comes now must not part the record from the event.
-            self.next_run = await asyncio.shield(
+            self.aftermath = await asyncio.shield(
                 _finish_run(
                     claim=self.claim,
                     status=status,

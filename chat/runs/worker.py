@@ -20,6 +20,7 @@ from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
 from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from sessions_app.services import cancelling
+from sessions_app.services.recording import Aftermath
 from sessions_app.services.runs import claim_run
 from sessions_app.threads import in_database_thread
 from sessions_app.token_counting import count_tokens
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 FLUSH_TIMEOUT_SECONDS = 1.0
 
 _untold_runs = in_database_thread(cancelling.untold_runs)
+_tell_without_worker = in_database_thread(cancelling.tell_without_worker)
 _record_told = in_database_thread(cancelling.record_told)
 _dispatch = in_database_thread(dispatch)
 _cancel_requested_among = in_database_thread(cancelling.cancel_requested_among)
@@ -85,8 +87,17 @@ class WorkerHost:
             await asyncio.wait_for(stream.is_flushed.wait(), FLUSH_TIMEOUT_SECONDS)
         except TimeoutError:
             logger.warning("Run %s: its last events wait for Redis", claim.run_id)
-        if execution.next_run:
-            await _dispatch(execution.next_run)
+        if execution.aftermath:
+            await self._clear_up(claim.session_id, execution.aftermath)
+
+    async def _clear_up(self, session_id: uuid.UUID, aftermath: Aftermath) -> None:
+        """The session is free: tell of runs that were cancelled while they waited, and let the next one go."""
+        if aftermath.has_untold_runs and (told := await _tell_without_worker(session_id=session_id)):
+            stream = self._writer.open(session_id, told.epoch)
+            for event in told.events:
+                stream.emit(event.type, event.data)
+        if aftermath.next_run:
+            await _dispatch(aftermath.next_run)
 
     # --- cancel ----------------------------------------------------------------------------------------------------
 
@@ -104,13 +115,13 @@ class WorkerHost:
         execution, task = self._active.get(session_id, (None, None))
         if execution is None or task is None or execution.is_finishing:
             return
-        if await _cancel_requested_among([execution.claim.run_id]) and not execution.is_finishing:
-            execution.is_cancel_requested = True
-            task.cancel()
         pairs = await _untold_runs(session_id)
         if pairs and not execution.is_finishing:
             events = execution.tell_of_cancelled(pairs)
             await _record_told(session_id=session_id, epoch=execution.claim.epoch, events=events)
+        if await _cancel_requested_among([execution.claim.run_id]) and not execution.is_finishing:
+            execution.is_cancel_requested = True
+            task.cancel()
 
     async def _beat(self) -> None:
         """Say that this worker lives; look for cancels whose hint was lost."""

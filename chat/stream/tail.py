@@ -120,7 +120,7 @@ def _as_events(fact: Event, after: Cursor) -> list[StreamEvent]:
     if fact.epoch == after.epoch and fact.first_seq <= after.seq:
         # The client has seen a part of this text, and which part nobody knows any more.
         since = str(Cursor(fact.epoch, fact.first_seq))
-        return [make_event(None, "discard", {"reason": "merged", "type": fact.type, "since": since}), event]
+        return [make_event(None, "discard", {"reason": "merged", "event": fact.type, "since": since}), event]
     return [event]
 
 

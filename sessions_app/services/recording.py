@@ -68,6 +68,14 @@ class Step:
     usage: list[Usage] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Aftermath:
+    """What is left to do in a session: the run that waits next, and whether some ended without an event."""
+
+    next_run: uuid.UUID | None
+    has_untold_runs: bool
+
+
 _RECORD = """
 WITH held AS (
     UPDATE sessions_app_agentsession
@@ -109,6 +117,10 @@ WITH held AS (
 SELECT (
     SELECT next.id FROM sessions_app_run next
     WHERE next.session_id = held.id AND next.status = 'queued' ORDER BY next.turn LIMIT 1
+), EXISTS (
+    SELECT 1 FROM sessions_app_run untold
+    WHERE untold.session_id = held.id AND untold.status = 'cancelled' AND untold.terminal_cursor = ''
+      AND untold.id <> %(run_id)s
 ) FROM held
 """
 
@@ -120,10 +132,10 @@ def record_step(*, claim: Claim, step: Step) -> None:
 
 def finish_run(
     *, claim: Claim, status: RunStatus, step: Step, error_code: str = "", error_message: str = ""
-) -> uuid.UUID | None:
+) -> Aftermath:
     """Write a run's last messages, facts (the terminal event last), usage and status, all or nothing.
 
-    Returns the run that waits next in the session. Raises StaleEpochError.
+    Raises StaleEpochError.
     """
     return _record(
         claim,
@@ -143,7 +155,7 @@ def _record(
     terminal_cursor: str = "",
     error_code: str = "",
     error_message: str = "",
-) -> uuid.UUID | None:
+) -> Aftermath:
     values: dict[str, Any] = {
         "session_id": claim.session_id,
         "run_id": claim.run_id,
@@ -168,8 +180,7 @@ def _record(
         held = cursor.fetchone()
     if held is None:
         raise StaleEpochError()
-    next_run: uuid.UUID | None = held[0]
-    return next_run
+    return Aftermath(*held)
 
 
 def _as_json(rows: Sequence[Any]) -> str:

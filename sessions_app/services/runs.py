@@ -27,12 +27,16 @@ _TITLE_LENGTH = 60
 
 @dataclass(frozen=True)
 class AcceptedTurn:
-    """A turn that is on record. Its events will come behind `after`."""
+    """A turn that is on record. Its events will come behind `after`.
+
+    `is_next` says that nothing else is running: then nothing at all lies behind `after` yet.
+    """
 
     session_id: uuid.UUID
     run_id: uuid.UUID
     message_id: int
     after: Cursor
+    is_next: bool
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,9 @@ INSERT INTO sessions_app_message (
     is_error, is_partial, token_count, created_at)
 SELECT id, %(run_id)s, turn, 0, 'user', %(content)s, '', '[]', '', '', false, false, %(tokens)s, %(now)s
 FROM session
-RETURNING id
+RETURNING id, EXISTS (
+    SELECT 1 FROM sessions_app_run r
+    WHERE r.session_id = %(session_id)s AND r.status IN ('running', 'awaiting_approval'))
 """
 
 
@@ -127,7 +133,10 @@ def accept_turn(*, user: Any, session_id: Any, message: str) -> AcceptedTurn:
         accepted = cursor.fetchone()
     if accepted is None:
         raise QueueFullError(retry_after_seconds=5)
-    return AcceptedTurn(values["session_id"], values["run_id"], accepted[0], end_of(epoch))
+    message_id, is_busy = accepted
+    # A busy session's worker tells of this run within its own epoch if it is cancelled while it waits.
+    after = Cursor(epoch, 0) if is_busy else end_of(epoch)
+    return AcceptedTurn(values["session_id"], values["run_id"], message_id, after, is_next=not is_busy)
 
 
 def message_tokens(*texts: str) -> int:

@@ -1,0 +1,45 @@
+# `make run` and `make test` are each enough by themselves: they make .venv and install what is pinned.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Variables given on the command line reach the processes.
+export HOST PORT DATA_DIR DEBUG ASGI_SERVER DATABASE_URL REDIS_URL SECRET_KEY PUBLIC_URL AGENT_MODEL OPENAI_API_KEY OPENAI_BASE_URL
+
+.PHONY: run test lint bench schema
+
+run: $(VENV)/.run-ready
+	@exec $(BIN)/python manage.py up
+
+test: $(VENV)/.dev-ready lint
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev-ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy agentsite sessions_app monitoring chat bench tests
+
+bench: $(VENV)/.dev-ready
+	$(BIN)/python -m bench $(ARGS)
+
+# The OpenAPI schema as the site serves it at /schema.
+schema: $(VENV)/.run-ready
+	SECRET_KEY=schema $(BIN)/python manage.py spectacular --file docs/openapi.yaml
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "agentsite: Python 3.11 or newer is needed; name it with PYTHON=..." >&2; exit 1; }
+	@echo "Making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "agentsite: python3 -m venv failed; on Debian install python3-venv." >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.run-ready: $(VENV)/.made requirements.txt constraints.txt
+	@echo "Installing what the site needs (once, about a minute) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
+	@touch $@
+
+$(VENV)/.dev-ready: $(VENV)/.made requirements.txt requirements-dev.txt constraints.txt
+	@echo "Installing what the site and its tests need (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
+	@touch $@ $(VENV)/.run-ready

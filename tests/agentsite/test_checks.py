@@ -1,0 +1,48 @@
+"""Each mistake across settings has its check."""
+
+from typing import Any
+
+import pytest
+
+from agentsite import checks
+
+
+def ids(messages: list[Any]) -> list[str]:
+    return [message.id for message in messages]
+
+
+def test_a_model_needs_a_key_or_a_server(settings: Any) -> None:
+    settings.AGENT_MODEL, settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL = "gpt", "", ""
+    assert ids(checks.check_model()) == ["agentsite.E002"]
+    settings.OPENAI_API_KEY = "k"
+    assert checks.check_model() == []
+
+
+def test_runtimes_and_tools_can_be_imported(settings: Any) -> None:
+    assert checks.check_registries() == []
+    settings.AGENT_RUNTIMES = {"x": "nowhere.Agent"}
+    settings.AGENT_TOOLS = {"y": "chat.agents.tools.clock.nothing"}
+    assert ids(checks.check_registries()) == ["agentsite.E003"] * 2
+
+
+def test_every_database_thread_gets_a_connection(settings: Any) -> None:
+    settings.DATABASE_POOL_SIZE, settings.DATABASE_THREADS = 2, 8
+    assert ids(checks.check_pool()) == ["agentsite.E004"]
+
+
+def test_the_encoding_loads_without_a_network(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.check_encoding() == []
+    monkeypatch.setattr(checks, "encoding", lambda: 1 / 0)
+    assert ids(checks.check_encoding()) == ["agentsite.E005"]
+
+
+def test_the_reserve_leaves_room_for_the_conversation(settings: Any) -> None:
+    settings.MODEL_CONTEXT_TOKENS = settings.MODEL_RESERVE_TOKENS = 1_000
+    assert ids(checks.check_context_budget()) == ["agentsite.E006"]
+
+
+def test_debug_on_a_network_is_warned_of(settings: Any) -> None:
+    settings.DEBUG, settings.HOST = True, "0.0.0.0"
+    assert ids(checks.check_debug()) == ["agentsite.W001"]
+    settings.ALLOWED_HOSTS = ["*"]
+    assert ids(checks.check_hosts()) == ["agentsite.W002"]

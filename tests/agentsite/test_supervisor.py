@@ -1,0 +1,206 @@
+"""`manage.py up`: one command for everything, also when it is killed."""
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.fakes.processes import PROJECT
+from tests.site import Site
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="agentsite up "))  # a space: paths have them
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def own_site(directory: Path) -> Iterator[Site]:
+    site = Site(directory / "data")
+    site.start()
+    try:
+        yield site.wait_ready()
+    finally:
+        site.stop()
+
+
+def processes_of(site: Site) -> list[psutil.Process]:
+    """Everything that runs for this data directory, whoever its parent is."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mine = process.environ().get("DATA_DIR") == str(site.data_dir) or any(
+                str(site.data_dir) in word for word in process.cmdline()
+            )
+        except psutil.Error:
+            continue
+        if mine and process.pid != os.getpid():
+            found.append(process)
+    return found
+
+
+def wait_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=30.0)
+    assert not alive
+
+
+def child(site: Site, word: str) -> psutil.Process:
+    return next(p for p in psutil.Process(site.process.pid).children() if word in " ".join(p.cmdline()))
+
+
+def test_a_first_run_makes_credentials_and_a_login_link(own_site: Site) -> None:
+    path = own_site.data_dir / "credentials.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert set(own_site.credentials) == {"username", "password", "token"}
+    with httpx.Client(follow_redirects=True) as browser:
+        assert browser.get(own_site.login_link()).status_code == 200
+        assert browser.get(own_site.url + "/admin/").status_code == 200
+    assert httpx.get(own_site.login_link()).status_code == 410
+    assert own_site.log("web").count("Traceback") == 0
+
+
+def test_a_second_one_on_the_same_data_changes_nothing(own_site: Site) -> None:
+    second = Site(own_site.data_dir)
+    second._log = own_site.data_dir / "second.log"
+    second.start()
+    assert second.process.wait(30) == 1
+    assert f"Already running on {own_site.data_dir}: process {own_site.process.pid}" in second.output
+    assert httpx.get(own_site.url + "/health").status_code == 200
+
+
+@pytest.mark.parametrize("word", ["agentsite.asgi", "runs@%h", "valkey-server"])
+def test_a_child_that_dies_is_started_again(word: str, own_site: Site) -> None:
+    with own_site.client() as client:
+        session = client.new_session()
+        dead = child(own_site, word)
+        dead.kill()
+        deadline = time.monotonic() + 30
+        while True:  # until the site is whole again
+            try:
+                report = client.http.get("/health/detailed").json()
+                if report["status"] == "healthy" and not dead.is_running() and child(own_site, word):
+                    break
+            except (httpx.HTTPError, StopIteration):
+                pass
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert client.ask(session, "hello")["status"] == "succeeded"
+    assert "starting again in 0.5 s" in own_site.output
+
+
+def test_after_sigkill_the_next_start_keeps_the_data_and_leaves_nobody_behind(own_site: Site) -> None:
+    with own_site.client() as client:
+        session = client.new_session()
+        answer = client.ask(session, "What is 5*5?")
+    left = processes_of(own_site)
+    own_site.process.kill()
+    own_site.process.wait()
+    orphans = [process for process in left if process.is_running() and process.pid != own_site.process.pid]
+    assert len(orphans) >= 5  # the databases and what serves: that is the point of the test
+    own_site.start()
+    own_site.wait_ready()
+    assert "that a killed supervisor had left" in own_site.output
+    wait_gone(orphans)
+    with own_site.client() as client:
+        history = client.http.get(f"/sessions/{session}/history").json()["messages"]
+        assert history[-1]["content"] == answer["response"]
+        assert client.ask(session, "again")["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_everything_in_good_order(number: int, own_site: Site) -> None:
+    running = processes_of(own_site)
+    assert len(running) >= 6
+    assert own_site.stop(number) == 0
+    wait_gone(running)
+    assert "database system is shut down" in own_site.log("postgres")
+    assert "Traceback" not in own_site.output
+    assert not (own_site.data_dir / "runtime.json").exists()
+
+
+def test_other_commands_find_its_databases(own_site: Site) -> None:
+    code = "from django.contrib.auth.models import User; print(User.objects.get().username)"
+    assert own_site.manage("shell", "-v", "0", "-c", code).strip() == "admin"
+
+
+def failed_start(directory: Path, **env: str) -> str:
+    site = Site(directory / "data", **env)
+    site.start()
+    assert site.process.wait(60) == 1
+    assert "Traceback" not in site.output
+    assert not processes_of(site)
+    return [line for line in site.output.splitlines() if line.startswith("agentsite: ")][0]
+
+
+def test_a_port_in_use_is_one_clear_line(directory: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = failed_start(directory, PORT=str(port))
+    assert said.startswith(f"agentsite: Cannot listen on 127.0.0.1:{port}: Address already in use.")
+
+
+def test_a_wrong_database_url_is_one_clear_line(directory: Path) -> None:
+    said = failed_start(directory, DATABASE_URL="postgresql://me:secret@127.0.0.1:1/x")
+    assert said == "agentsite: The database 'x' at 127.0.0.1 cannot be reached. Check DATABASE_URL."
+
+
+def test_a_wrong_redis_url_is_one_clear_line(directory: Path) -> None:
+    assert failed_start(directory, REDIS_URL="redis://127.0.0.1:1/0").startswith("agentsite: Redis cannot be reached")
+
+
+def test_a_missing_model_key_is_one_clear_line(directory: Path) -> None:
+    env = {"AGENT_MODEL": "gpt-x", "OPENAI_API_KEY": "", "OPENAI_BASE_URL": ""}
+    assert "neither OPENAI_API_KEY nor OPENAI_BASE_URL" in failed_start(directory, **env)
+
+
+def test_daphne_serves_it_too(directory: Path) -> None:
+    site = Site(directory / "data", ASGI_SERVER="daphne")
+    site.start()
+    try:
+        with site.wait_ready().client() as client:
+            assert client.http.get("/health").headers.get("server", "").lower() == "daphne"
+            events = client.chat(client.new_session(), "What is 4*4?")
+            assert events[-1]["type"] == "done"
+    finally:
+        assert site.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else; the other tests run as this user")
+def test_an_ordinary_user_can_run_it(directory: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    directory.chmod(0o755)
+    readable = subprocess.run(
+        ["/bin/sh", "-c", f"test -x {sys.executable} && test -r {PROJECT}/manage.py"],
+        user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[],
+    )  # fmt: skip
+    if readable.returncode:
+        pytest.fail(f"The user nobody cannot read {PROJECT} or its Python: run the tests from a readable checkout.")
+    site = Site(directory / "data", HOME=str(directory))
+    with (directory / "data.log").open("wb") as log:
+        site.process = subprocess.Popen(
+            [sys.executable, "manage.py", "up"], cwd=PROJECT, env=site.env, stdout=log, stderr=log,
+            user=nobody.pw_uid, group=nobody.pw_gid, extra_groups=[],
+        )  # fmt: skip
+    try:
+        site.wait_ready()
+        assert json.loads((site.data_dir / "credentials.json").read_text())["username"] == "admin"
+        with site.client() as client:
+            assert client.ask(client.new_session(), "hello")["status"] == "succeeded"
+    finally:
+        assert site.stop() == 0

@@ -1,0 +1,47 @@
+"""Messages that come while a turn runs wait, first in, first out."""
+
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+from tests.site import Client, Site, text_of
+
+
+def test_turns_of_one_session_run_one_after_the_other(client_of_site: Client, site: Site) -> None:
+    session = client_of_site.new_session("chat")
+
+    def send(number: int) -> list[dict[str, object]]:
+        with site.client() as client:
+            return client.chat(session, f"turn {number} [[tokens=20 delay_ms=5]]")
+
+    with ThreadPoolExecutor(5) as pool:
+        tapes = list(pool.map(send, range(5)))
+    for tape in tapes:
+        assert text_of(tape) == "".join(f"tok{n} " for n in range(20))
+        assert (tape[0]["type"], tape[-1]["type"]) == ("message", "done")
+        assert len({str(event["id"]).split("-")[0] for event in tape}) == 1
+    history = client_of_site.http.get(f"/sessions/{session}/history").json()["messages"]
+    assert [message["role"] for message in history] == ["user", "assistant"] * 5
+    runs = client_of_site.http.get(f"/sessions/{session}/runs").json()["results"]
+    starts_and_ends = [(run["started_at"], run["finished_at"]) for run in reversed(runs)]
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(starts_and_ends))
+
+
+def test_the_queue_is_bounded(client_of_site: Client, site: Site) -> None:
+    session = client_of_site.new_session("chat")
+    url = f"/sessions/{session}/chat"
+    running = {"message": "[[tokens=5000 delay_ms=10]]"}
+
+    def send(_: int) -> int:
+        with site.client() as client, client.http.stream("POST", url, json=running) as response:
+            return response.status_code  # and hang up: the run goes on
+
+    with client_of_site.stream("POST", url, json=running) as events:
+        assert next(events)["type"] == "message"
+        with ThreadPoolExecutor(6) as pool:
+            statuses = list(pool.map(send, range(14)))
+        assert sorted(statuses) == [200] * 10 + [429] * 4
+        with site.client() as client:
+            refused = client.http.post(url, json=running)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
+            assert int(refused.headers["Retry-After"]) > 0
+            assert client.http.post(f"/sessions/{session}/cancel").status_code in (200, 202)

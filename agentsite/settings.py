@@ -57,6 +57,13 @@ def env_list(name: str, default: str = "") -> list[str]:
     return [part.strip() for part in env(name, default).split(",") if part.strip()]
 
 
+def env_pairs(name: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in env_list(name)]
+    if not all(key and equals and value for key, equals, value in pairs):
+        raise ImproperlyConfigured(f"Unexpected value of {name}, use name=value,name=value.")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 def database_config(url: str) -> dict[str, Any]:
     """Django's form of a postgresql:// URL; the password never enters the error message."""
     if urlsplit(url).scheme not in ("postgresql", "postgres"):
@@ -271,11 +278,13 @@ DEFAULT_AGENT_TYPE = env("DEFAULT_AGENT_TYPE", "chat" if AGENT_MODEL else "demo"
 AGENT_RUNTIMES = {
     "demo": "chat.agents.demo.DemoAgent",
     "chat": "chat.agents.chat_completions.ChatCompletionsAgent",
+    **env_pairs("EXTRA_AGENT_RUNTIMES"),  # mine=my_package.MyAgent,...
 }
 AGENT_TOOLS = {
     "calculator": "chat.agents.tools.calculator.calculator",
     "clock": "chat.agents.tools.clock.clock",
     "search_conversation": "chat.agents.tools.search.search_conversation",
+    **env_pairs("EXTRA_AGENT_TOOLS"),
 }
 DEMO_DELAY_MS = env_int("DEMO_DELAY_MS", 15)
 MODEL_TIMEOUT_SECONDS = env_int("MODEL_TIMEOUT_SECONDS", 120, minimum=1)  # between two chunks

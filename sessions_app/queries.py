@@ -48,7 +48,8 @@ def history(session: AgentSession, *, limit: int = 50, before: int | None = None
         if anchor is None:
             raise InvalidRequestError("`before` is not a message of this session.")
         turn, position = anchor
-        messages = messages.filter(Q(turn__lt=turn) | Q(turn=turn, position__lt=position))
+        # The bound on `turn` alone is implied, but it is what lets Postgres walk the index from there.
+        messages = messages.filter(Q(turn__lt=turn) | Q(turn=turn, position__lt=position), turn__lte=turn)
     page = list(messages.order_by("-turn", "-position")[: limit + 1])
     more = len(page) > limit
     page = page[:limit][::-1]

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ os.environ.update(
         "DEMO_DELAY_MS": "0",
     }
 )
-_children = []
+_children: list[Any] = []
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,11 +40,11 @@ class Site:
         }
         self._log = data_dir.with_suffix(".log")
 
-    def start(self) -> None:
+    def start(self, as_user: Sequence[str] = ()) -> None:
+        """`as_user` is a command line that goes before it, such as setpriv's."""
+        argv = [*as_user, sys.executable, "manage.py", "up"]
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "manage.py", "up"], cwd=PROJECT, env=self.env, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(argv, cwd=PROJECT, env=self.env, stdout=log, stderr=log)
 
     def wait_ready(self) -> "Site":
         deadline = time.monotonic() + START_SECONDS
@@ -70,10 +70,10 @@ class Site:
 
     @property
     def token(self) -> str:
-        return self.credentials["token"]
+        return str(self.credentials["token"])
 
     def login_link(self) -> str:
-        return re.findall(r"http\S+/login/once/\S+", self.output)[-1]
+        return str(re.findall(r"http\S+/login/once/\S+", self.output)[-1])
 
     def log(self, name: str) -> str:
         return (self.data_dir / "logs" / f"{name}.log").read_text()

@@ -25,7 +25,7 @@ class _Block:
     parts: list[str]
 
     def text(self) -> str:
-        return "".join(self.parts).replace("\x00", "\ufffd")  # Postgres has no NUL
+        return "".join(self.parts)
 
 
 class Recorder:
@@ -89,6 +89,8 @@ class Recorder:
             return
         if not content.isascii():
             content = content.encode(errors="replace").decode()  # an agent may cut a character in two
+        if "\x00" in content:
+            content = content.replace("\x00", "\ufffd")  # Postgres has no NUL
         seq = self._stream.delta(type, content)
         last = self._blocks[-1] if self._blocks else None
         if last is not None and last.type == type:

@@ -4,7 +4,9 @@ import DOMPurify from "../vendor/dompurify.js";
 import hljs from "../vendor/highlight.js";
 import { marked } from "../vendor/marked.js";
 
-marked.use({ gfm: true, breaks: true });
+// HTML in Markdown is shown as what it is: text.
+const escape = (text) => text.replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
+marked.use({ gfm: true, breaks: true, renderer: { html: ({ text }) => escape(text) } });
 
 const ALLOWED = {
   ALLOWED_TAGS: [

@@ -11,13 +11,8 @@ from tests.fakes.processes import PROJECT
 
 def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
-    return subprocess.run(
-        [sys.executable, *argv],
-        cwd=PROJECT,
-        env={**kept, "DATA_DIR": "/nonexistent", **env},
-        capture_output=True,
-        text=True,
-    )
+    env = {**kept, "DATA_DIR": "/nonexistent", **env}
+    return subprocess.run([sys.executable, *argv], cwd=PROJECT, env=env, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +55,8 @@ def test_a_server_refuses_to_start_without_its_database() -> None:
 
 
 def test_https_makes_the_cookies_secure() -> None:
-    code = "from agentsite import settings as s; print(s.SESSION_COOKIE_SECURE, s.CSRF_TRUSTED_ORIGINS, s.ALLOWED_HOSTS[-1])"
+    names = ("SESSION_COOKIE_SECURE", "CSRF_TRUSTED_ORIGINS", "ALLOWED_HOSTS")
+    code = f"from agentsite import settings as s; print(*(getattr(s, name) for name in {names}))"
     done = run("-c", code, PUBLIC_URL="https://agents.example.org/")
-    assert done.stdout.strip() == "True ['https://agents.example.org'] agents.example.org"
+    assert done.stdout.startswith("True ['https://agents.example.org'] [")
+    assert "'agents.example.org'" in done.stdout

@@ -1,5 +1,7 @@
 """GET /agent/{id}/chat: for the browser's EventSource, which acts by a GET and comes back by itself."""
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 
@@ -7,7 +9,7 @@ from tests.site import Client, Site, read_events, text_of
 
 
 @pytest.fixture
-def browser(site: Site) -> httpx.Client:
+def browser(site: Site) -> Iterator[httpx.Client]:
     """A client with the login cookie."""
     with httpx.Client(base_url=site.url, follow_redirects=True, timeout=30.0) as client:
         client.get("/login/")

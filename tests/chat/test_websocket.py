@@ -25,7 +25,7 @@ def receive(socket: ClientConnection) -> dict[str, Any]:
 
 
 def receive_until(socket: ClientConnection, *types: str) -> list[dict[str, Any]]:
-    frames = []
+    frames: list[dict[str, Any]] = []
     while not frames or frames[-1]["type"] not in types:
         frames.append(receive(socket))
     return frames

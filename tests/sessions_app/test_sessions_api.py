@@ -31,9 +31,8 @@ def post(api: APIClient, url: str, body: Any) -> Any:
 
 
 def test_it_opens_a_session(api: APIClient) -> None:
-    answer = post(
-        api, "/sessions", {"agent_type": "demo", "title": "T", "initial_context": {"a": 1}, "ttl_seconds": 60}
-    )
+    body = {"agent_type": "demo", "title": "T", "initial_context": {"a": 1}, "ttl_seconds": 60}
+    answer = post(api, "/sessions", body)
     assert answer.status_code == 201
     info = answer.json()
     assert (info["agent_type"], info["title"], info["state"]) == ("demo", "T", {"a": 1})

@@ -3,6 +3,7 @@
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "max": max,
 }
 _CONSTANTS = {"pi": math.pi, "e": math.e}
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")  # the comma of 1,000, not that of max(1, 2)
 _MAX_CHARACTERS = 500
 _MAX_BITS = 4_096  # of an integer on the way: 9**9**9 must not take the process with it
 
@@ -35,7 +37,8 @@ def calculate(expression: str) -> Number:
     """The value of an arithmetic expression; `^` and `**` are powers. Raises ToolError."""
     if len(expression) > _MAX_CHARACTERS:
         raise ToolError(f"The expression has more than {_MAX_CHARACTERS} characters.")
-    source = expression.replace("^", "**").replace("×", "*").replace("÷", "/").replace(",", "").strip()
+    source = expression.replace("^", "**").replace("×", "*").replace("÷", "/")
+    source = _THOUSANDS.sub("", source).strip()
     try:
         return _checked(_value(ast.parse(source, mode="eval").body))
     except ZeroDivisionError:

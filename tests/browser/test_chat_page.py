@@ -1,0 +1,216 @@
+"""The chat page in a real browser."""
+
+import re
+
+from playwright.sync_api import Page, expect
+
+from tests.site import Site
+
+# Loaded before the page's own scripts: lets a test break the connection as a network would.
+BREAKABLE = """
+  const Real = window.WebSocket;
+  window.sockets = [];
+  window.WebSocket = class extends Real {
+    constructor(...a) { super(...a); window.sockets.push(this); }
+  };
+"""
+
+
+def send(page: Page, text: str) -> None:
+    page.fill("#message", text)
+    page.press("#message", "Enter")
+
+
+def wait_for_answer(page: Page) -> None:
+    expect(page.locator("#announce")).to_have_text(re.compile("The answer"), timeout=20_000)
+    expect(page.locator("#stop")).to_be_hidden()
+    page.evaluate("document.getElementById('announce').textContent = ''")
+
+
+def start(page: Page, text: str, agent: str = "demo") -> None:
+    page.select_option("#agent", agent)
+    send(page, text)
+    page.wait_for_url("**/c/**")
+
+
+def test_it_chats_with_thoughts_tools_and_markdown(page: Page) -> None:
+    start(page, "What is 12*7 and what time is it in Tokyo?")
+    wait_for_answer(page)
+    expect(page.locator(".message.user")).to_have_text(re.compile("What is 12"))
+    expect(page.locator(".message.assistant strong").first).to_have_text("84")
+    thought = page.locator("details.thought:not([hidden])").first
+    assert thought.get_attribute("open") is None
+    thought.locator("summary").click()
+    expect(thought.locator(".thought-text")).to_contain_text("2 tool calls")
+    tool = page.locator(".tool").first
+    expect(tool.locator(".tool-state")).to_have_text(re.compile(r"\d+ ms"))
+    tool.locator("summary").click()
+    expect(tool.locator(".tool-args")).to_contain_text("12*7")
+    expect(tool.locator(".tool-result")).to_have_text("84")
+    expect(page.locator("#title")).to_contain_text("What is 12*7")
+
+
+def shown(page: Page) -> list[str]:
+    return [text.strip() for text in page.locator(".message .text:not([hidden])").all_inner_texts()]
+
+
+def test_a_reload_keeps_everything(page: Page) -> None:
+    start(page, "What is 2+2?")
+    wait_for_answer(page)
+    send(page, "hello")
+    wait_for_answer(page)
+    before = shown(page)
+    page.reload()
+    expect(page.locator("#state")).to_have_text("live")
+    assert shown(page) == before
+    expect(page.locator(".tool")).to_have_count(1)
+
+
+def test_a_reload_in_the_middle_of_an_answer_goes_on(page: Page) -> None:
+    start(page, "[[tokens=300 delay_ms=5]]", agent="chat")
+    expect(page.locator(".message.assistant .text")).to_contain_text("tok20")
+    page.reload()
+    wait_for_answer(page)
+    assert shown(page)[-1].split() == [f"tok{n}" for n in range(300)]
+
+
+def test_a_lost_connection_resumes_without_hole_or_repeat(page: Page) -> None:
+    page.add_init_script(BREAKABLE)
+    start(page, "[[tokens=400 delay_ms=5]]", agent="chat")
+    for token in ("tok20", "tok120"):
+        expect(page.locator(".message.assistant .text")).to_contain_text(token)
+        page.evaluate("window.sockets.at(-1).close()")
+        expect(page.locator("#state")).to_have_text("live", timeout=10_000)
+    wait_for_answer(page)
+    assert shown(page)[-1].split() == [f"tok{n}" for n in range(400)]
+    assert page.evaluate("window.sockets.length") >= 3
+
+
+def test_the_stop_button_stops_and_keeps_what_came(page: Page) -> None:
+    start(page, "[[tokens=5000 delay_ms=5]]", agent="chat")
+    expect(page.locator(".message.assistant .text")).to_contain_text("tok10")
+    page.click("#stop")
+    expect(page.locator(".note:not([hidden])")).to_have_text("Stopped before its end.")
+    expect(page.locator("#stop")).to_be_hidden()
+    count = len(shown(page)[-1].split())
+    assert 10 < count < 5000
+    page.reload()
+    expect(page.locator("#state")).to_have_text("live")
+    assert len(shown(page)[-1].split()) >= count
+
+
+def test_a_failed_run_says_so(page: Page) -> None:
+    start(page, "[[status=500]]", agent="chat")
+    expect(page.locator(".note.failure")).to_contain_text("answered with status 500")
+
+
+def test_a_message_sent_meanwhile_waits_for_its_turn(page: Page) -> None:
+    start(page, "[[tokens=150 delay_ms=5]]", agent="chat")
+    expect(page.locator(".message.assistant .text")).to_contain_text("tok5")
+    send(page, "second [[tokens=3]]")
+    expect(page.locator(".message.user").last.locator(".note")).to_have_text("Waits for its turn")
+    expect(page.locator(".message").last.locator(".text")).to_have_text("tok0 tok1 tok2", timeout=20_000)
+    roles = page.locator(".message").evaluate_all("rows => rows.map((row) => row.className.split(' ')[1])")
+    assert roles == ["user", "assistant", "user", "assistant"]
+
+
+def test_markup_from_a_model_does_nothing(page: Page) -> None:
+    evil = (
+        "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script> ![p](https://evil.example/p.png) "
+        "[l](javascript:window.hacked=1) <iframe src=/></iframe> **fine**"
+    )
+    start(page, evil)
+    wait_for_answer(page)
+    answer = page.locator(".message.assistant .text").first
+    expect(answer.locator("strong").first).to_have_text("fine")
+    assert answer.locator("img, script, iframe, [onerror], a[href^='javascript']").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_code_is_highlighted(page: Page) -> None:
+    start(page, "hello")
+    wait_for_answer(page)
+    expect(page.locator("pre code .hljs-keyword").first).to_have_text("async")
+    expect(page.locator("pre .copy")).to_have_count(1)
+
+
+def test_conversations_are_renamed_searched_and_deleted(page: Page, site: Site) -> None:
+    start(page, "A conversation about penguins")
+    wait_for_answer(page)
+    row = page.locator(".session.current")
+    row.hover()
+    row.locator(".rename").click()
+    page.fill("#new-title", "Birds of the south")
+    page.click("#rename .primary")
+    expect(row.locator(".session-title")).to_have_text("Birds of the south")
+    expect(page.locator("#title")).to_have_text("Birds of the south")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("birds")
+    expect(page.locator(".session:visible")).to_have_count(1)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**q=birds**")
+    expect(page.locator(".session")).to_have_count(1)
+    page.locator(".session").hover()
+    page.locator(".session .delete").click()
+    page.click("#delete .danger")
+    expect(page.locator(".session", has_text="Birds of the south")).to_have_count(0)
+
+
+def test_it_works_by_keyboard_alone(page: Page) -> None:
+    expect(page.locator("#message")).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/c/**")
+    expect(page.locator(".message.user .text")).to_have_text("one\ntwo")
+    wait_for_answer(page)
+    send(page, "[[tokens=5000 delay_ms=5]]")
+    expect(page.locator("#stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator(".note:not([hidden])")).to_have_text("Stopped before its end.")
+
+
+def test_it_fits_a_phone(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 700})
+    start(page, "Show " + "averyveryverylongwordwithoutanyspace" * 5)
+    wait_for_answer(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    expect(page.locator("#sidebar")).not_to_be_in_viewport()
+    page.click("#menu")
+    expect(page.locator("#sidebar")).to_be_in_viewport()
+    page.keyboard.press("Escape")
+    expect(page.locator("#sidebar")).not_to_be_in_viewport()
+
+
+def test_light_and_dark(page: Page) -> None:
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    page.emulate_media(color_scheme="light")
+    light = ground()
+    page.emulate_media(color_scheme="dark")
+    dark = ground()
+    assert light != dark
+    page.click("#theme")
+    assert ground() == light
+    page.reload()
+    assert ground() == light
+
+
+def test_everything_has_a_name_for_a_screen_reader(page: Page) -> None:
+    start(page, "What is 1+1?")
+    wait_for_answer(page)
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('button, a, input:not([type=hidden]), textarea, select')]
+             .filter((e) => e.checkVisibility())
+             .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.labels?.length || e.title))
+             .map((e) => e.outerHTML)"""
+    )
+    assert nameless == []
+    assert page.locator("main").count() == page.locator("nav").count() == page.locator("h1").count() == 1
+
+
+def test_somebody_elses_conversation_is_not_found(page: Page, site: Site) -> None:
+    answer = page.request.get(f"{site.url}/c/11111111-2222-3333-4444-555555555555/")
+    assert answer.status == 404

@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from django.contrib.auth import get_user_model
 from rest_framework.test import APIClient
@@ -47,6 +48,20 @@ def stranger(site: Site) -> Iterator[Client]:
     )
     token = site.manage("shell", "-v", "0", "-c", code).split("token ")[1].strip()
     with site.client(token) as client:
+        yield client
+
+
+@pytest.fixture
+def logged_in(site: Site) -> Iterator[httpx.Client]:
+    """A browser's part: a client with the login cookie."""
+    with httpx.Client(base_url=site.url, follow_redirects=True, timeout=30.0) as client:
+        client.get("/login/")
+        form = {
+            "username": "admin",
+            "password": site.credentials["password"],
+            "csrfmiddlewaretoken": client.cookies["csrftoken"],
+        }
+        assert client.post("/login/", data=form).status_code == 200
         yield client
 
 

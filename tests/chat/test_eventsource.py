@@ -1,30 +1,17 @@
 """GET /agent/{id}/chat: for the browser's EventSource, which acts by a GET and comes back by itself."""
 
-from collections.abc import Iterator
-
 import httpx
 import pytest
 
-from tests.site import Client, Site, read_events, text_of
+from tests.site import Client, read_events, text_of
 
 
-@pytest.fixture
-def browser(site: Site) -> Iterator[httpx.Client]:
-    """A client with the login cookie."""
-    with httpx.Client(base_url=site.url, follow_redirects=True, timeout=30.0) as client:
-        client.get("/login/")
-        token = client.cookies["csrftoken"]
-        form = {"username": "admin", "password": site.credentials["password"], "csrfmiddlewaretoken": token}
-        assert client.post("/login/", data=form).status_code == 200
-        yield client
+def chat(logged_in: httpx.Client, session: str, **headers: str) -> httpx.Response:
+    return logged_in.get(f"/agent/{session}/chat", params={"message": "What is 1+1?"}, headers=headers)
 
 
-def chat(browser: httpx.Client, session: str, **headers: str) -> httpx.Response:
-    return browser.get(f"/agent/{session}/chat", params={"message": "What is 1+1?"}, headers=headers)
-
-
-def test_the_sites_own_page_gets_the_stream(browser: httpx.Client, client_of_site: Client) -> None:
-    answer = chat(browser, client_of_site.new_session(), **{"Sec-Fetch-Site": "same-origin"})
+def test_the_sites_own_page_gets_the_stream(logged_in: httpx.Client, client_of_site: Client) -> None:
+    answer = chat(logged_in, client_of_site.new_session(), **{"Sec-Fetch-Site": "same-origin"})
     events = list(read_events(iter(answer.text.splitlines())))
     assert text_of(events) == "- `1+1` = **2**"
     assert answer.text.startswith("retry: ")
@@ -34,16 +21,18 @@ def test_the_sites_own_page_gets_the_stream(browser: httpx.Client, client_of_sit
     "headers",
     [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.example"}, {}],
 )
-def test_another_sites_page_is_refused(headers: dict[str, str], browser: httpx.Client, client_of_site: Client) -> None:
+def test_another_sites_page_is_refused(
+    headers: dict[str, str], logged_in: httpx.Client, client_of_site: Client
+) -> None:
     session = client_of_site.new_session()
-    answer = chat(browser, session, **headers)
+    answer = chat(logged_in, session, **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "cross_origin")
     assert client_of_site.http.get(f"/sessions/{session}").json()["message_count"] == 0
 
 
-def test_a_form_of_another_site_cannot_post_with_the_cookie(browser: httpx.Client, client_of_site: Client) -> None:
+def test_a_form_of_another_site_cannot_post_with_the_cookie(logged_in: httpx.Client, client_of_site: Client) -> None:
     session = client_of_site.new_session()
-    answer = browser.post(f"/sessions/{session}/chat", json={"message": "hi"})
+    answer = logged_in.post(f"/sessions/{session}/chat", json={"message": "hi"})
     assert answer.status_code == 403
 
 

@@ -93,7 +93,8 @@ def run(function: Any, **args: Any) -> ToolResult:
     tool = Tool("t", "", {}, function, timeout_seconds=0.2)
 
     async def first() -> ToolResult:
-        return next(result async for result in run_tools({"t": tool}, (ToolCall("c", "t", args),), CONTEXT))
+        results = [result async for result in run_tools({"t": tool}, (ToolCall("c", "t", args),), CONTEXT)]
+        return results[0]
 
     return asyncio.run(first())
 

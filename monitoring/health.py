@@ -1,5 +1,6 @@
 """Is every part there? In neutral words: a health page is public."""
 
+import asyncio
 import logging
 import time
 import urllib.request
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NEEDED = ("database", "redis", "celery")
 MODEL_TIMEOUT_SECONDS = 2.0
+CHANNEL_TIMEOUT_SECONDS = 2.0
 MODEL_CACHE_SECONDS = 30.0
 
 _model_seen: tuple[float, dict[str, Any]] | None = None  # monotonic seconds, what was found then
@@ -73,9 +75,10 @@ def _check_channel_layer() -> None:
     layer = get_channel_layer()
 
     async def round_trip() -> None:
-        channel = await layer.new_channel("health")
-        await layer.send(channel, {"type": "health"})
-        await layer.receive(channel)
+        async with asyncio.timeout(CHANNEL_TIMEOUT_SECONDS):
+            channel = await layer.new_channel("health")
+            await layer.send(channel, {"type": "health"})
+            await layer.receive(channel)
 
     async_to_sync(round_trip)()
 

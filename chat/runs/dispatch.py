@@ -20,7 +20,19 @@ def dispatch(run_id: uuid.UUID) -> None:
     Duplicates are harmless, only one worker can claim a run.
     """
     try:
-        current_app.send_task(EXECUTE_RUN, args=[str(run_id)], queue=queue_for(run_id), ignore_result=True)
+        _send(run_id, retry=False)
+    except (OperationalError, OSError):
+        _send_again(run_id)
+
+
+def _send(run_id: uuid.UUID, *, retry: bool) -> None:
+    current_app.send_task(EXECUTE_RUN, args=[str(run_id)], queue=queue_for(run_id), ignore_result=True, retry=retry)
+
+
+def _send_again(run_id: uuid.UUID) -> None:
+    """The first try is the quick one; a connection that the broker has closed meanwhile needs kombu's retry."""
+    try:
+        _send(run_id, retry=True)
     except (OperationalError, OSError) as error:
         logger.warning("The broker does not take run %s, the sweeper will dispatch it: %s", run_id, error)
         mark_undispatched(run_id=run_id)

@@ -250,7 +250,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "ack_emulation": False,
 }
 CELERY_BEAT_SCHEDULE = {
-    "dispatch-queued-runs": {"task": "chat.dispatch_queued_runs", "schedule": 5.0},  # seconds
+    "recover-runs": {"task": "chat.recover_runs", "schedule": 5.0},  # seconds
     "delete-expired-sessions": {"task": "sessions_app.delete_expired_sessions", "schedule": 3_600.0},
     "purge-deleted-sessions": {"task": "sessions_app.purge_deleted_sessions", "schedule": 60.0},
     "purge-login-links": {"task": "sessions_app.purge_login_links", "schedule": 3_600.0},

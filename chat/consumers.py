@@ -43,6 +43,9 @@ MAX_FRAME_BYTES = settings.MAX_REQUEST_BYTES
 class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     """`/ws/{session_id}?after=`: frames in and out are JSON objects with a `type`."""
 
+    # Events come by the session's stream. With a layer each open socket would also wait on a channel of its own.
+    channel_layer_alias = "none"
+
     async def connect(self) -> None:
         self._tail: asyncio.Task[None] | None = None
         await self.accept()

@@ -6,8 +6,7 @@ from celery import shared_task
 from celery.signals import worker_ready
 
 from chat.routing import RUNS_QUEUE
-from chat.runs import dispatch, worker
-from sessions_app.services.runs import take_undispatched
+from chat.runs import dispatch, recover, worker
 
 
 @shared_task(name=dispatch.EXECUTE_RUN)
@@ -16,11 +15,11 @@ def execute_run(run_id: str) -> None:
     worker.host().run(uuid.UUID(run_id))
 
 
-@shared_task(name="chat.dispatch_queued_runs")
-def dispatch_queued_runs() -> None:
-    """Dispatch again what no broker took or what it lost. Safe to run many times at once."""
-    for run_id in take_undispatched():
-        dispatch.dispatch(run_id)
+@shared_task(name="chat.recover_runs")
+def recover_runs() -> None:
+    """What waits without a dispatch, and what runs without a worker."""
+    recover.dispatch_undispatched()
+    recover.end_lost_runs()
 
 
 @worker_ready.connect

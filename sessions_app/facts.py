@@ -17,6 +17,16 @@ def cancelled(run_id: uuid.UUID, usage: dict[str, int] | None = None) -> dict[st
     return {"run_id": str(run_id), "status": RunStatus.CANCELLED.value, "usage": usage or {}}
 
 
+def failed(run_id: uuid.UUID, code: str, message: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
+    return {
+        "run_id": str(run_id),
+        "status": RunStatus.FAILED.value,
+        "code": code,
+        "message": message,
+        "usage": usage or {},
+    }
+
+
 def cancelled_run(run: Run, entry: Message) -> list[tuple[str, dict[str, Any], uuid.UUID]]:
     """(type, data, run) of the two events of a run that was cancelled while it waited."""
     return [

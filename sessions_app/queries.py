@@ -102,6 +102,11 @@ def facts_of(run: Run) -> list[Event]:
     return list(Event.objects.filter(session_id=run.session_id, run=run).order_by("epoch", "seq"))
 
 
+def next_queued_run(session_id: uuid.UUID) -> uuid.UUID | None:
+    queued = Run.objects.filter(session_id=session_id, status=RunStatus.QUEUED)
+    return queued.order_by("turn").values_list("pk", flat=True).first()
+
+
 def search_messages(
     session_id: uuid.UUID, query: str, *, limit: int, but_run: uuid.UUID | None = None
 ) -> list[Message]:

@@ -7,22 +7,20 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import redis
 from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
-from django.conf import settings
 from django.dispatch import receiver
 
 from chat.stream.event import TERMINAL_TYPES
-from chat.stream.redis import stream_key
+from chat.stream.publish import publish
 from chat.stream.tail import tail
 from sessions_app import queries
 from sessions_app.access import get_session
 from sessions_app.cursor import Cursor
 from sessions_app.errors import RunNotActiveError, RunNotFoundError
 from sessions_app.models import RunStatus
-from sessions_app.services.cancelling import Told, request_cancel
+from sessions_app.services.cancelling import request_cancel
 from sessions_app.signals import cancel_requested
 
 logger = logging.getLogger(__name__)
@@ -56,19 +54,6 @@ def cancel(*, user: Any, session_id: Any, run_id: uuid.UUID | None = None) -> Ca
         if last is None or last.status != RunStatus.CANCELLED:
             raise RunNotActiveError()
     return Cancellation(session.pk, frozenset(str(run.pk) for run in result.cancelling), after)
-
-
-def publish(told: Told) -> None:
-    """Put events that are on record into the stream; where Redis fails them, a tail reads them as facts."""
-    key = stream_key(told.session_id)
-    try:
-        with redis.Redis.from_url(settings.REDIS_URL) as connection:
-            for event in told.events:
-                entry = {"t": event.type, "d": orjson.dumps(event.data)}
-                connection.xadd(key, entry, id=f"{told.epoch}-{event.seq}")
-            connection.expire(key, settings.STREAM_TTL_SECONDS)
-    except redis.RedisError as error:
-        logger.warning("Redis does not take the events of a cancel: %s", error)
 
 
 @receiver(cancel_requested)

@@ -134,8 +134,7 @@ class Execution:
             return "done", {"run_id": str(run_id), "usage": usage, "status": status.value}
         if status == RunStatus.CANCELLED:
             return "cancelled", facts.cancelled(run_id, usage)
-        error = {"run_id": str(run_id), "status": status.value, "code": code, "message": message}
-        return "error", {**error, "usage": usage}
+        return "error", facts.failed(run_id, code, message, usage)
 
     def tell_of_cancelled(self, pairs: list[tuple[Any, Message]]) -> list[recording.NewEvent]:
         """Tell, as the session's writer, of runs that were cancelled while they waited."""

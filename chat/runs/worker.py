@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import socket
 import threading
 import time
@@ -22,16 +23,18 @@ from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from sessions_app.services import cancelling
 from sessions_app.services.recording import Aftermath
 from sessions_app.services.runs import claim_run
+from sessions_app.services.telling import record_told
 from sessions_app.threads import in_database_thread
 from sessions_app.token_counting import count_tokens
 
 logger = logging.getLogger(__name__)
 
+_HOST = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:30]  # what a channel's name may hold
 FLUSH_TIMEOUT_SECONDS = 1.0
 
 _untold_runs = in_database_thread(cancelling.untold_runs)
 _tell_without_worker = in_database_thread(cancelling.tell_without_worker)
-_record_told = in_database_thread(cancelling.record_told)
+_record_told = in_database_thread(record_told)
 _dispatch = in_database_thread(dispatch)
 _cancel_requested_among = in_database_thread(cancelling.cancel_requested_among)
 
@@ -40,7 +43,6 @@ class WorkerHost:
     """Runs what Celery hands over, and listens for cancels. One per process."""
 
     def __init__(self) -> None:
-        self.name = f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
         self._loop = uvloop.new_event_loop()
         self._active: dict[uuid.UUID, tuple[Execution, asyncio.Task[None]]] = {}  # by session
         self._channel = ""
@@ -65,7 +67,7 @@ class WorkerHost:
         self._writer = StreamWriter(client())
         self._writer.start()
         self._layer = get_channel_layer()
-        self._channel = await self._layer.new_channel("worker")
+        self._channel = await self._layer.new_channel(f"worker.{_HOST}")
         self._tasks = [
             asyncio.create_task(self._listen(), name="cancel-listener"),
             asyncio.create_task(self._beat(), name="heartbeat"),
@@ -127,7 +129,7 @@ class WorkerHost:
         """Say that this worker lives; look for cancels whose hint was lost."""
         while True:
             try:
-                await client().zadd(HEARTBEAT_KEY, {self.name: time.time()})
+                await client().zadd(HEARTBEAT_KEY, {self._channel: time.time()})
                 await client().zremrangebyscore(HEARTBEAT_KEY, 0, time.time() - 12 * HEARTBEAT_SECONDS)
                 by_run = {execution.claim.run_id: session for session, (execution, _) in self._active.items()}
                 for run_id in await _cancel_requested_among(list(by_run)) if by_run else []:

@@ -8,10 +8,10 @@ from django.db import transaction
 from django.utils import timezone
 
 from sessions_app import facts
-from sessions_app.cursor import Cursor
-from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
+from sessions_app.models import AgentSession, Message, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.recording import NewEvent
+from sessions_app.services.telling import Told, record_told
 from sessions_app.signals import cancel_requested
 
 
@@ -24,16 +24,7 @@ class CancelResult:
 
     cancelled: list[Run] = field(default_factory=list)
     cancelling: list[Run] = field(default_factory=list)
-    told: "Told | None" = None
-
-
-@dataclass(frozen=True)
-class Told:
-    """Events that were recorded without a worker, under an epoch of their own, for the stream."""
-
-    session_id: uuid.UUID
-    epoch: int
-    events: list[NewEvent]
+    told: Told | None = None
 
 
 @transaction.atomic
@@ -97,28 +88,6 @@ def _tell_without_worker(locked: AgentSession) -> Told | None:
     Run.objects.filter(pk__in=[run.pk for run, _ in pairs]).update(epoch=locked.epoch)
     record_told(epoch=locked.epoch, session_id=locked.pk, events=events)
     return Told(locked.pk, locked.epoch, events)
-
-
-@transaction.atomic
-def record_told(*, session_id: uuid.UUID, epoch: int, events: list[NewEvent]) -> None:
-    """Record events that tell of cancelled runs; a stale epoch records nothing."""
-    if not AgentSession.objects.select_for_update().filter(pk=session_id, epoch=epoch).exists():
-        return
-    Event.objects.bulk_create(
-        Event(
-            session_id=session_id,
-            run_id=str(event.run_id),
-            epoch=epoch,
-            first_seq=event.first_seq,
-            seq=event.seq,
-            type=event.type,
-            data=event.data,
-        )
-        for event in events
-    )
-    for event in events:
-        if event.type == "cancelled":
-            Run.objects.filter(pk=str(event.run_id)).update(terminal_cursor=str(Cursor(epoch, event.seq)))
 
 
 def cancel_requested_among(run_ids: list[uuid.UUID]) -> list[uuid.UUID]:

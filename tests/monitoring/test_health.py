@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
+from websockets.sync.client import connect
 
 from monitoring import health
 from tests.site import Client, Site
@@ -71,3 +72,14 @@ def test_metrics_count_a_running_site(site: Site, client_of_site: Client) -> Non
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values['agentsite_runs_finished_total{status="succeeded"}']) >= 1
     assert float(values["agentsite_workers"]) == 1
+
+
+def test_it_stays_healthy_while_sockets_come_and_go(site: Site, client_of_site: Client) -> None:
+    session = client_of_site.new_session()
+    headers = {"Authorization": f"Bearer {site.token}"}
+    for _ in range(5):
+        with connect(f"{site.ws_url}/ws/{session}", additional_headers=headers) as socket:
+            socket.send('{"type": "ping"}')
+            socket.recv(timeout=10)
+            assert client_of_site.http.get("/health/detailed").json()["status"] == "healthy"
+    assert client_of_site.http.get("/health/detailed").json()["status"] == "healthy"

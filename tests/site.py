@@ -76,7 +76,10 @@ class Site:
         return str(re.findall(r"http\S+/login/once/\S+", self.output)[-1])
 
     def log(self, name: str) -> str:
-        return (self.data_dir / "logs" / f"{name}.log").read_text()
+        """What the processes of this name have logged, such as `worker` of worker-1 and worker-2."""
+        paths = sorted((self.data_dir / "logs").glob(f"{name}*.log"))
+        assert paths
+        return "".join(path.read_text() for path in paths)
 
     def manage(self, *arguments: str) -> str:
         """What a management command prints, run beside the system as an operator would."""

@@ -21,7 +21,8 @@ class Config:
     host: str
     port: int
     asgi_server: str
-    worker_concurrency: int
+    worker_processes: int
+    worker_concurrency: int  # runs at once, of each
     database_url: str
     redis_url: str
 
@@ -39,6 +40,7 @@ def read_config() -> Config:
         host=settings.HOST,
         port=settings.PORT,
         asgi_server=settings.ASGI_SERVER,
+        worker_processes=settings.env_int("WORKER_PROCESSES", 1, minimum=1),
         worker_concurrency=settings.env_int("WORKER_CONCURRENCY", 256, minimum=1),
         database_url=settings.env("DATABASE_URL"),
         redis_url=settings.env("REDIS_URL"),

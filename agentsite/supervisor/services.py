@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from agentsite.supervisor.children import Child
 from agentsite.supervisor.config import Config
@@ -14,7 +15,7 @@ def serving_children(config: Config, env: Mapping[str, str]) -> list[Child]:
     env = {**env, "PYTHONUNBUFFERED": "1"}
     return [
         Child("web", _web(config), logs / "web.log", env, patience_seconds=10.0),
-        Child("worker", _worker(config), logs / "worker.log", env),
+        *(_worker(config, number, logs, env) for number in range(1, config.worker_processes + 1)),
         Child("background", _background(), logs / "background.log", env),
         # Not inside the background worker: Celery would fork it off, and a killed worker would leave it behind.
         Child("beat", _beat(config), logs / "beat.log", env),
@@ -42,15 +43,18 @@ def _web(config: Config) -> list[str]:
     return [sys.executable, "-m", "uvicorn", "--no-access-log", *words, application]
 
 
-def _worker(config: Config) -> list[str]:
-    return _celery_worker("runs", "-P", "threads", "-c", str(config.worker_concurrency))
+def _worker(config: Config, number: int, logs: Path, env: Mapping[str, str]) -> Child:
+    """One process has one interpreter lock: on many cores several workers carry more runs."""
+    name = f"worker-{number}"
+    argv = _celery_worker("runs", name, "-P", "threads", "-c", str(config.worker_concurrency))
+    return Child(name, argv, logs / f"{name}.log", env)
 
 
 def _background() -> list[str]:
-    return _celery_worker("background", "-P", "threads", "-c", "2")
+    return _celery_worker("background", "background", "-P", "threads", "-c", "2")
 
 
-def _celery_worker(queue: str, *options: str) -> list[str]:
+def _celery_worker(queue: str, name: str, *options: str) -> list[str]:
     quiet = ["--loglevel", "warning", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     return [
         sys.executable,
@@ -62,7 +66,7 @@ def _celery_worker(queue: str, *options: str) -> list[str]:
         "-Q",
         queue,
         "-n",
-        f"{queue}@%h",
+        f"{name}@%h",
         *options,
         *quiet,
     ]

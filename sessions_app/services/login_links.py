@@ -23,8 +23,12 @@ def use_login_link(*, secret: str) -> Any | None:
     """The link's user, for the first caller before its end; else None."""
     now = timezone.now()
     links = LoginLink.objects.filter(token_hash=hash_secret(secret))
-    won = links.filter(used_at=None, expires_at__gt=now, user__is_active=True).update(used_at=now)
-    return links.select_related("user").get().user if won else None
+    # No condition on the user here: a join would make Django put all conditions into a subquery, which Postgres does
+    # not check again when it has waited for another who uses the link.
+    if not links.filter(used_at=None, expires_at__gt=now).update(used_at=now):
+        return None
+    user = links.select_related("user").get().user
+    return user if user.is_active else None
 
 
 def purge_login_links() -> int:

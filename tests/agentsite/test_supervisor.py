@@ -79,7 +79,7 @@ def test_a_second_one_on_the_same_data_changes_nothing(own_site: Site) -> None:
     assert httpx.get(own_site.url + "/health").status_code == 200
 
 
-@pytest.mark.parametrize("word", ["agentsite.asgi", "runs@%h", "valkey-server"])
+@pytest.mark.parametrize("word", ["agentsite.asgi", "worker-1@%h", "valkey-server"])
 def test_a_child_that_dies_is_started_again(word: str, own_site: Site) -> None:
     with own_site.client() as client:
         session = client.new_session()

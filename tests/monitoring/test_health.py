@@ -71,7 +71,7 @@ def test_metrics_count_a_running_site(site: Site, client_of_site: Client) -> Non
     lines = client_of_site.http.get("/metrics").text.splitlines()
     values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     assert float(values['agentsite_runs_finished_total{status="succeeded"}']) >= 1
-    assert float(values["agentsite_workers"]) == 1
+    assert float(values["agentsite_workers"]) >= 1
 
 
 def test_it_stays_healthy_while_sockets_come_and_go(site: Site, client_of_site: Client) -> None:

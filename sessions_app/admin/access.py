@@ -18,26 +18,33 @@ class ApiTokenAdmin(admin.ModelAdmin):
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "created_at")
     list_select_related = ("owner",)
     search_fields = ("name", "prefix", "owner__username")
-    fields = ("owner", "name", "expires_at")
     autocomplete_fields = ("owner",)
     actions = ("revoke",)
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        asked = ("owner", "name", "expires_at")
+        return asked if obj is None else (*asked, "prefix", "created_at", "revoked_at")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and super().has_change_permission(request)
 
     def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm, change: bool) -> None:
         token, plaintext = create_token(owner=obj.owner, name=obj.name, expires_at=obj.expires_at)
-        obj.pk = token.pk
-        messages.warning(request, f"The token, shown only now: {plaintext}")
+        obj.pk, obj.prefix = token.pk, token.prefix  # for the admin's log
+        messages.success(request, f"The token, shown only now: {plaintext}")
 
     @admin.action(description="Revoke the selected tokens", permissions=["change"])
     def revoke(self, request: HttpRequest, tokens: QuerySet[ApiToken]) -> None:
-        for token in tokens:
+        unrevoked = list(tokens.filter(revoked_at=None))
+        for token in unrevoked:
             revoke_token(token=token)
-        messages.success(request, f"{len(tokens)} revoked.")
+        messages.success(request, f"{len(unrevoked)} revoked.")
 
 
 @admin.register(LoginLink)
 class LoginLinkAdmin(ReadOnlyAdmin):
     list_display = ("user", "created_at", "expires_at", "used_at")
+    list_filter = (("used_at", admin.EmptyFieldListFilter), "created_at")
     list_select_related = ("user",)
+    search_fields = ("user__username",)
+    readonly_fields = ("created_at",)

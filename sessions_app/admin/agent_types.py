@@ -1,5 +1,7 @@
 """Agent types: what an operator configures without code."""
 
+from typing import Any
+
 from django import forms
 from django.conf import settings
 from django.contrib import admin
@@ -16,6 +18,14 @@ class AgentTypeForm(forms.ModelForm):
         required=False,
         widget=forms.CheckboxSelectMultiple,
     )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for field, setting in (("runtime", "AGENT_RUNTIMES"), ("tools", "AGENT_TOOLS")):
+            names = ", ".join(getattr(settings, setting))
+            self.fields[field].error_messages["invalid_choice"] = (
+                f"Select a valid choice. %(value)s is not in the setting {setting}, which has: {names}."
+            )
 
     class Meta:
         model = AgentType

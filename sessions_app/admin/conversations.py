@@ -64,7 +64,7 @@ class RunAdmin(ReadOnlyAdmin):
     list_select_related = ("session__owner", "session__agent_type")
     search_fields = ("id", "session__id", "session__owner__username", "error_message")
     date_hierarchy = "created_at"
-    readonly_fields = ("records",)
+    readonly_fields = ("id", "created_at", "records")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup == "session__id__exact" or super().lookup_allowed(lookup, value, request)
@@ -95,6 +95,7 @@ class MessageAdmin(ReadOnlyAdmin):
     list_filter = ("role", "is_partial", "is_error", "created_at")
     list_select_related = ("session",)
     search_fields = ("content", "session__id", "run__id")
+    readonly_fields = ("created_at",)
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)
@@ -110,6 +111,7 @@ class EventAdmin(ReadOnlyAdmin):
     list_filter = ("type", "created_at")
     list_select_related = ("session", "run")
     search_fields = ("session__id", "run__id")
+    readonly_fields = ("cursor", "created_at")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
         return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)

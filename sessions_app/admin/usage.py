@@ -11,3 +11,4 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     list_select_related = ("owner", "agent_type")
     search_fields = ("owner__username", "session__id", "run__id")
     date_hierarchy = "created_at"
+    readonly_fields = ("created_at",)

@@ -100,7 +100,7 @@ def test_a_session_shows_its_history_and_links_its_records(admin: Any, filled: A
 def test_an_agent_type_names_only_what_there_is(admin: Any) -> None:
     fields = {"name": "x", "title": "X", "runtime": "demo", "tools": ["clock"], "max_steps": 3, "is_enabled": "on"}
     refused = admin.post(url(AgentType, "add/"), {**fields, "runtime": "os.system"})
-    assert b"Select a valid choice" in refused.content
+    assert b"os.system is not in the setting AGENT_RUNTIMES, which has: demo, chat" in refused.content
     assert b"Select a valid choice" in admin.post(url(AgentType, "add/"), {**fields, "tools": ["rm"]}).content
     assert admin.post(url(AgentType, "add/"), fields).status_code == 302
     assert AgentType.objects.get(name="x").tools == ["clock"]
@@ -111,6 +111,10 @@ def test_a_new_token_is_shown_once(admin: Any, user: Any) -> None:
     plaintext = page.split("shown only now: ")[1].split("<")[0].strip()
     assert find_owner(plaintext) == user
     token = ApiToken.objects.get(name="ci")
-    assert plaintext not in admin.get(url(ApiToken, f"{token.pk}/change/")).content.decode()
-    admin.post(url(ApiToken), {"action": "revoke", "_selected_action": [token.pk]})
+    shown = admin.get(url(ApiToken, f"{token.pk}/change/")).content.decode()
+    assert plaintext not in shown
+    assert token.prefix in shown
+    revoke = {"action": "revoke", "_selected_action": [token.pk]}
+    assert "1 revoked." in admin.post(url(ApiToken), revoke, follow=True).content.decode()
     assert find_owner(plaintext) is None
+    assert "0 revoked." in admin.post(url(ApiToken), revoke, follow=True).content.decode()

@@ -23,6 +23,13 @@ def check_secret_key(**kwargs: Any) -> Messages:
     return [Error("SECRET_KEY is not set.", hint=hint, id="agentsite.E001")]
 
 
+def check_drain(**kwargs: Any) -> Messages:
+    if settings.DRAIN_SECONDS < settings.RUN_LEASE_SECONDS:
+        return []
+    hint = "A stopping worker must hand its runs over before their leases run out: lower DRAIN_SECONDS."
+    return [Error("DRAIN_SECONDS is not below RUN_LEASE_SECONDS.", hint=hint, id="agentsite.E007")]
+
+
 def check_model(**kwargs: Any) -> Messages:
     if not settings.AGENT_MODEL or settings.OPENAI_API_KEY or settings.OPENAI_BASE_URL:
         return []
@@ -87,6 +94,7 @@ def check_hosts(**kwargs: Any) -> Messages:
 
 _CHECKS: Sequence[Callable[..., Messages]] = (
     check_secret_key,
+    check_drain,
     check_model,
     check_registries,
     check_pool,

@@ -227,6 +227,12 @@ STREAM_MAX_EVENTS = env_int("STREAM_MAX_EVENTS", 10_000, minimum=100)  # kept in
 STREAM_TTL_SECONDS = env_int("STREAM_TTL_SECONDS", 3_600, minimum=60)
 KEEPALIVE_SECONDS = env_int("KEEPALIVE_SECONDS", 15, minimum=1)
 
+# --- leases: how long a lost worker is waited for --------------------------------------------------------------------
+
+RUN_LEASE_SECONDS = env_int("RUN_LEASE_SECONDS", 15, minimum=2)  # renewed each third of it
+SWEEP_SECONDS = env_int("SWEEP_SECONDS", 5, minimum=1)  # how often lost runs are looked for
+DRAIN_SECONDS = env_int("DRAIN_SECONDS", 10, minimum=1)  # a worker that stops gives its runs this long for a step
+
 # --- Celery: the engine --------------------------------------------------------------------------------------------
 
 CELERY_BROKER_URL = env("CELERY_BROKER_URL") or broker_url(REDIS_URL)
@@ -250,7 +256,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
     "ack_emulation": False,
 }
 CELERY_BEAT_SCHEDULE = {
-    "recover-runs": {"task": "chat.recover_runs", "schedule": 5.0},  # seconds
+    "recover-runs": {"task": "chat.recover_runs", "schedule": float(SWEEP_SECONDS)},
     "delete-expired-sessions": {"task": "sessions_app.delete_expired_sessions", "schedule": 3_600.0},
     "purge-deleted-sessions": {"task": "sessions_app.purge_deleted_sessions", "schedule": 60.0},
     "purge-login-links": {"task": "sessions_app.purge_login_links", "schedule": 3_600.0},

@@ -8,7 +8,7 @@ from typing import Any
 from chat.stream.tail import RunFilter, tail
 from sessions_app import queries
 from sessions_app.models import Event, Run, RunStatus
-from sessions_app.services.runs import AcceptedTurn
+from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.threads import in_database_thread
 
 
@@ -59,10 +59,10 @@ def read_answer(run_id: uuid.UUID) -> Answer:
 
 async def wait_for_answer(turn: AcceptedTurn) -> Answer:
     """Wait until the turn's run has ended, however long that takes."""
-    mine = RunFilter(str(turn.run_id))
+    mine = RunFilter(str(turn.run_id))  # follows the message into the turn that it steers
     async with aclosing(tail(turn.session_id, turn.after, is_newest=turn.is_next)) as batches:
         async for batch in batches:
             mine.pick(batch)
             if mine.is_over:
                 break
-    return await read_answer(turn.run_id)
+    return await read_answer(uuid.UUID(mine.run_id))

@@ -15,19 +15,21 @@ from rest_framework.views import APIView
 
 from chat.answers import Answer, wait_for_answer
 from chat.runs.cancel import Cancellation, cancel, wait_until_cancelled
-from chat.runs.start import start_turn
+from chat.runs.start import TurnOptions, retry, start_turn
 from chat.serializers import (
     AgentTypeSerializer,
     AnswerSerializer,
     CancelRequestSerializer,
     CancelSerializer,
     ChatRequestSerializer,
+    RetryRequestSerializer,
 )
 from chat.watching import ResumedRun, Watching, resume_run, watch_session
 from sessions_app import queries
 from sessions_app.api.serializers import ErrorSerializer
 from sessions_app.errors import CrossOriginError
-from sessions_app.services.runs import AcceptedTurn
+from sessions_app.models import OnBusy
+from sessions_app.services.accepting import AcceptedTurn
 
 CANCEL_WAIT_SECONDS = 2.0
 
@@ -42,7 +44,13 @@ SSE = OpenApiResponse(
         )
     ],
 )
-ERRORS = dict.fromkeys((400, 401, 404, 410, 413, 429, 503), ErrorSerializer)
+ERRORS = dict.fromkeys((400, 401, 404, 409, 410, 413, 422, 429, 503), ErrorSerializer)
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    str,
+    OpenApiParameter.HEADER,
+    description="A second request of this session with the same key gets the first one's run, never another.",
+)
 
 
 class StreamView(APIView):
@@ -65,13 +73,16 @@ class ChatView(StreamView):
         """Start the turn; the second value says whether the caller wants a stream."""
         command = ChatRequestSerializer(data=request.data)
         command.is_valid(raise_exception=True)
-        message, stream = command.validated_data["message"], command.validated_data["stream"]
-        return start_turn(user=request.user, session_id=session_id, message=message), stream
+        options = TurnOptions(command.validated_data.get("on_busy", ""), request.headers.get("Idempotency-Key"))
+        message = command.validated_data["message"]
+        turn = start_turn(user=request.user, session_id=session_id, message=message, options=options)
+        return turn, command.validated_data["stream"]
 
     @extend_schema(
         operation_id="chat",
         tags=["chat"],
         summary="Send a message, stream the answer",
+        parameters=[IDEMPOTENCY_KEY],
         request=ChatRequestSerializer,
         responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
     )
@@ -96,7 +107,8 @@ class AgentChatView(ChatView):
         if request.auth is None and not _is_same_origin(request):
             raise CrossOriginError()
         message = request.query_params.get("message")
-        return start_turn(user=request.user, session_id=session_id, message=message), True
+        options = TurnOptions(request.query_params.get("on_busy", ""))
+        return start_turn(user=request.user, session_id=session_id, message=message, options=options), True
 
     def accept_resume(self, request: Request, session_id: str) -> ResumedRun | None:
         """The run that the browser's last event was of; None if it has seen the end."""
@@ -109,6 +121,7 @@ class AgentChatView(ChatView):
         summary="Send a message by GET, for EventSource",
         parameters=[
             OpenApiParameter("message", str, required=True),
+            OpenApiParameter("on_busy", str, enum=OnBusy.values),
             OpenApiParameter("Last-Event-ID", str, OpenApiParameter.HEADER, description="Go on behind this event."),
         ],
         responses={
@@ -126,11 +139,35 @@ class AgentChatView(ChatView):
         operation_id="agent_chat_post",
         tags=["chat"],
         summary="Send a message, stream the answer",
+        parameters=[IDEMPOTENCY_KEY],
         request=ChatRequestSerializer,
         responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
     )
     def post(self, request: Request, session_id: str) -> Response:
         return super().post(request, session_id)
+
+
+class RetryView(StreamView):
+    """Run a failed or cancelled turn again, from the last step that was finished; answers as the chat does."""
+
+    serializer_class = RetryRequestSerializer
+
+    def accept(self, request: Request, run_id: str) -> tuple[AcceptedTurn, bool]:
+        command = RetryRequestSerializer(data=request.data)
+        command.is_valid(raise_exception=True)
+        return retry(user=request.user, run_id=run_id), command.validated_data["stream"]
+
+    @extend_schema(
+        operation_id="runs_retry",
+        tags=["runs"],
+        summary="Run a failed or cancelled turn again",
+        request=RetryRequestSerializer,
+        responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
+    )
+    def post(self, request: Request, run_id: str) -> Response:
+        turn, _ = self.accept(request, run_id)
+        answer: Answer = async_to_sync(wait_for_answer)(turn)
+        return Response(answer.as_json(), status=answer.status)
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -17,7 +17,7 @@ from django.core.handlers.asgi import ASGIRequest
 from redis.exceptions import RedisError
 
 from chat.runs.cancel import cancel
-from chat.runs.start import start_turn
+from chat.runs.start import TurnOptions, start_turn
 from chat.stream.event import StreamEvent, as_frame, make_event
 from chat.stream.tail import tail
 from chat.watching import Watching, watch_session
@@ -30,7 +30,7 @@ from sessions_app.errors import (
     NotAuthenticatedError,
     UnavailableError,
 )
-from sessions_app.services.runs import AcceptedTurn
+from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.services.tokens import find_owner
 from sessions_app.threads import in_database_thread
 
@@ -77,7 +77,8 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             await self._complain(UnavailableError())
 
     async def _chat(self, frame: dict[str, Any]) -> None:
-        turn = await _start_turn(user=self._user, session_id=self._session_id, message=frame.get("message"))
+        options = TurnOptions(frame.get("on_busy", ""), frame.get("idempotency_key"))
+        turn = await _start_turn(self._user, self._session_id, frame.get("message"), options)
         accepted = {
             "run_id": str(turn.run_id),
             "message_id": turn.message_id,
@@ -176,8 +177,8 @@ def enter(scope: Any) -> tuple[Any, Watching]:
 
 
 @in_database_thread
-def _start_turn(*, user: Any, session_id: Any, message: Any) -> AcceptedTurn:
-    return start_turn(user=user, session_id=session_id, message=message)
+def _start_turn(user: Any, session_id: Any, message: Any, options: TurnOptions) -> AcceptedTurn:
+    return start_turn(user=user, session_id=session_id, message=message, options=options)
 
 
 @in_database_thread

@@ -6,7 +6,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from sessions_app.api.serializers import StrictCharField
-from sessions_app.models import AgentType
+from sessions_app.models import AgentType, OnBusy
 
 
 class ChatRequestSerializer(serializers.Serializer[Any]):
@@ -14,6 +14,16 @@ class ChatRequestSerializer(serializers.Serializer[Any]):
     message = StrictCharField(
         trim_whitespace=False, allow_blank=True, style={"base_template": "textarea.html"}, validators=[]
     )
+    stream = serializers.BooleanField(default=True)
+    on_busy = serializers.ChoiceField(
+        choices=OnBusy.choices,
+        required=False,
+        allow_blank=True,
+        help_text="What to do while another turn runs; else as the agent type says.",
+    )
+
+
+class RetryRequestSerializer(serializers.Serializer[Any]):
     stream = serializers.BooleanField(default=True)
 
 
@@ -46,7 +56,7 @@ class AgentTypeSerializer(serializers.ModelSerializer[AgentType]):
 
     class Meta:
         model = AgentType
-        fields = ["name", "title", "description", "tools", "is_default"]
+        fields = ["name", "title", "description", "tools", "on_busy", "is_default"]
 
     def get_is_default(self, agent_type: AgentType) -> bool:
         return bool(agent_type.name == settings.DEFAULT_AGENT_TYPE)

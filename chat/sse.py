@@ -20,14 +20,14 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from chat.answers import wait_for_answer
-from chat.api import CANCEL_WAIT_SECONDS, AgentChatView, CancelView, ChatView, EventsView, cancel_answer
+from chat.api import CANCEL_WAIT_SECONDS, AgentChatView, CancelView, ChatView, EventsView, RetryView, cancel_answer
 from chat.runs.cancel import wait_until_cancelled
 from chat.stream.event import StreamEvent, as_sse
 from chat.stream.tail import RunFilter, tail
 from chat.watching import ResumedRun, Watching
 from sessions_app.authentication import attach_login
 from sessions_app.errors import AgentsiteError, RequestTooLargeError, UnavailableError
-from sessions_app.services.runs import AcceptedTurn
+from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.threads import in_database_thread
 
 logger = logging.getLogger(__name__)
@@ -137,19 +137,22 @@ class Refused(Exception):
         self.response = response
 
 
-def accept(view_class: type[APIView], method: str, scope: Any, body: bytes, session_id: str) -> Any:
-    """Call a method of the view as DRF would call a handler; raises Refused with DRF's answer to an error."""
+def accept(view_class: type[APIView], method: str, scope: Any, body: bytes, key: str) -> Any:
+    """Call a method of the view as DRF would call a handler; `key` is the id of the session or run in the path.
+
+    Raises Refused with DRF's answer to an error.
+    """
     request = ASGIRequest(scope, BytesIO(body))
     request.META["CONTENT_LENGTH"] = str(len(body))  # a chunked request has none, and DRF would not look
     attach_login(request)
     view = view_class()
-    view.setup(request, session_id=session_id)
-    view.request = view.initialize_request(request, session_id=session_id)
+    view.setup(request, key=key)
+    view.request = view.initialize_request(request, key=key)
     view.headers = view.default_response_headers
     try:
         request.get_host()  # ALLOWED_HOSTS, as the middleware would see to it
-        view.initial(view.request, session_id=session_id)
-        return getattr(view, method)(view.request, session_id)
+        view.initial(view.request, key=key)
+        return getattr(view, method)(view.request, key)
     except Exception as error:
         raise Refused(view.handle_exception(error)) from error
 
@@ -175,9 +178,18 @@ async def _answered(exchange: Exchange, handler: Callable[[], Awaitable[None]]) 
 async def chat(exchange: Exchange, session_id: str) -> None:
     """POST /sessions/{id}/chat and POST /agent/{id}/chat."""
 
+    await _answer_turn(exchange, ChatView, session_id)
+
+
+async def retry(exchange: Exchange, run_id: str) -> None:
+    """POST /runs/{id}/retry."""
+    await _answer_turn(exchange, RetryView, run_id)
+
+
+async def _answer_turn(exchange: Exchange, view_class: type[APIView], key: str) -> None:
     async def handle() -> None:
         body = await exchange.read_body()
-        turn, stream = await _accept(ChatView, "accept", exchange.scope, body, session_id)
+        turn, stream = await _accept(view_class, "accept", exchange.scope, body, key)
         if stream:
             await exchange.answer_stream(run_events(turn))
         else:

@@ -12,6 +12,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], Endpoint]] = [
     ("POST", re.compile(r"/sessions/([^/]+)/chat/?"), sse.chat),
     ("GET", re.compile(r"/sessions/([^/]+)/events/?"), sse.events),
     ("POST", re.compile(r"/sessions/([^/]+)/cancel/?"), sse.cancel),
+    ("POST", re.compile(r"/runs/([^/]+)/retry/?"), sse.retry),
     ("POST", re.compile(r"/agent/([^/]+)/chat/?"), sse.chat),
     ("GET", re.compile(r"/agent/([^/]+)/chat/?"), sse.chat_by_get),
 ]

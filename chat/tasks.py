@@ -3,7 +3,7 @@
 import uuid
 
 from celery import shared_task
-from celery.signals import worker_ready
+from celery.signals import worker_ready, worker_shutting_down
 
 from chat.routing import RUNS_QUEUE
 from chat.runs import dispatch, recover, worker
@@ -17,9 +17,16 @@ def execute_run(run_id: str) -> None:
 
 @shared_task(name="chat.recover_runs")
 def recover_runs() -> None:
-    """What waits without a dispatch, and what runs without a worker."""
+    """What runs without a worker, and what waits without a dispatch."""
     recover.dispatch_undispatched()
-    recover.end_lost_runs()
+    recover.recover_lost_runs()
+
+
+@worker_shutting_down.connect
+def drain_host(sender: object, **kwargs: object) -> None:
+    """A deploy is no crash: hand the runs over. Celery waits for their tasks to return."""
+    if worker.host.cache_info().currsize:
+        worker.host().drain()
 
 
 @worker_ready.connect

@@ -4,6 +4,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import RedisError
+
+from chat.stream.redis import newest_in_stream
 from sessions_app import queries
 from sessions_app.access import get_session
 from sessions_app.cursor import Cursor, end_of
@@ -26,10 +29,27 @@ def watch_session(*, user: Any, session_id: Any, after: str = "") -> Watching:
     session = get_session(user, session_id)
     if after:
         cursor = Cursor.parse(after)
-        if cursor.epoch > session.epoch:
+        if cursor.epoch > session.epoch or _is_ahead(session.pk, cursor):
             raise InvalidCursorError("This cursor is not of this session: nothing has come so far.")
         return Watching(session.pk, cursor)
     return Watching(session.pk, queries.start_of_active_run(session.pk) or end_of(session.epoch))
+
+
+def _is_ahead(session_id: uuid.UUID, cursor: Cursor) -> bool:
+    """Whether the cursor lies behind the last event of its epoch, so that it cannot have come from here.
+
+    Where Redis cannot say (it is down, or it has lost the stream), the caller is believed.
+    """
+    if cursor.seq == 0 or queries.is_up_to(session_id, cursor):
+        return False
+    ended = queries.end_of_epoch(session_id, cursor.epoch)
+    if ended is not None:
+        return cursor > ended
+    try:
+        newest = newest_in_stream(session_id)
+    except (RedisError, OSError):
+        return False
+    return newest is not None and newest.epoch == cursor.epoch and cursor > newest
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,22 @@
-"""Admission: whether a turn may begin. Everything that limits turns decides here, before anything is written."""
+"""Admission: whether a message may start a turn now."""
 
 from typing import Any
 
+from redis.exceptions import RedisError
+
+from sessions_app.errors import UnavailableError
+from sessions_app.redis import sync_client
+
+RETRY_AFTER_SECONDS = 5
+
 
 def admit(*, user: Any, session_id: Any) -> None:
-    """Called for every turn, by every way in; refuses by raising an AgentsiteError.
+    """Let a turn begin; called before anything of it is written. The queue's bound is not here, but in the turn's own
+    transaction (sessions_app/services/accepting.py).
 
-    No limit is configured yet besides the session's own queue, which is settled under its lock
-    (sessions_app/services/runs.py).
+    Raises UnavailableError while Redis is down: the turn could be written, but nobody could watch it.
     """
+    try:
+        sync_client().ping()
+    except (RedisError, OSError):
+        raise UnavailableError(retry_after_seconds=RETRY_AFTER_SECONDS) from None

@@ -94,6 +94,48 @@ class RunNotActiveError(AgentsiteError):
     status = 409
 
 
+class SessionBusyError(AgentsiteError):
+    """A turn is running in this session."""
+
+    code = "session_busy"
+    status = 409
+
+
+class RunNotRetryableError(AgentsiteError):
+    """Only a failed or cancelled run can be retried, once."""
+
+    code = "run_not_retryable"
+    status = 409
+
+
+class IdempotencyKeyReusedError(AgentsiteError):
+    """This idempotency key was used for another message."""
+
+    code = "idempotency_key_reused"
+    status = 422
+
+
+class MessageNotFoundError(AgentsiteError):
+    """There is no such message in this session."""
+
+    code = "message_not_found"
+    status = 404
+
+
+class ToolCallNotFoundError(AgentsiteError):
+    """There is no such tool call in this run."""
+
+    code = "tool_call_not_found"
+    status = 404
+
+
+class CallNotOpenError(AgentsiteError):
+    """This tool call does not wait for a decision."""
+
+    code = "tool_call_not_open"
+    status = 409
+
+
 class SessionExpiredError(AgentsiteError):
     """The session has expired."""
 

@@ -3,7 +3,8 @@
 import uuid
 from typing import Any
 
-from sessions_app.models import Message, Role, Run, RunStatus
+from sessions_app.cursor import Cursor
+from sessions_app.models import Event, Message, Role, Run, RunStatus
 
 TERMINAL_TYPES = frozenset({"done", "error", "cancelled"})
 
@@ -13,8 +14,28 @@ def message(message_id: int, run_id: uuid.UUID, content: str) -> dict[str, Any]:
     return {"message_id": message_id, "run_id": str(run_id), "role": Role.USER.value, "content": content}
 
 
-def cancelled(run_id: uuid.UUID, usage: dict[str, int] | None = None) -> dict[str, Any]:
-    return {"run_id": str(run_id), "status": RunStatus.CANCELLED.value, "usage": usage or {}}
+def discard(run_id: uuid.UUID, reason: str, attempt: int, since: Cursor | None) -> dict[str, Any]:
+    """A run goes on, or ends, without its last worker: what came behind `since` is void, all that came so far
+    if that is None."""
+    return {"run_id": str(run_id), "reason": reason, "attempt": attempt, "since": str(since) if since else None}
+
+
+def newest_of(run_id: uuid.UUID) -> Cursor | None:
+    """The id of a run's newest event on record."""
+    newest = Event.objects.filter(run_id=run_id).order_by("-epoch", "-seq").values_list("epoch", "seq").first()
+    return Cursor(*newest) if newest else None
+
+
+def done(run_id: uuid.UUID, usage: dict[str, int], *, steered_into: uuid.UUID | None = None) -> dict[str, Any]:
+    data: dict[str, Any] = {"run_id": str(run_id), "usage": usage, "status": RunStatus.SUCCEEDED.value}
+    return {**data, "steered_into": str(steered_into)} if steered_into else data
+
+
+def cancelled(
+    run_id: uuid.UUID, usage: dict[str, int] | None = None, *, is_rolled_back: bool = False
+) -> dict[str, Any]:
+    data: dict[str, Any] = {"run_id": str(run_id), "status": RunStatus.CANCELLED.value, "usage": usage or {}}
+    return {**data, "rolled_back": True} if is_rolled_back else data
 
 
 def failed(run_id: uuid.UUID, code: str, message: str, usage: dict[str, int] | None = None) -> dict[str, Any]:
@@ -27,9 +48,18 @@ def failed(run_id: uuid.UUID, code: str, message: str, usage: dict[str, int] | N
     }
 
 
+def usage_of(run: Run) -> dict[str, int]:
+    return {
+        "input_tokens": run.input_tokens,
+        "output_tokens": run.output_tokens,
+        "cached_tokens": run.cached_tokens,
+        "reasoning_tokens": run.reasoning_tokens,
+    }
+
+
 def cancelled_run(run: Run, entry: Message) -> list[tuple[str, dict[str, Any], uuid.UUID]]:
-    """(type, data, run) of the two events of a run that was cancelled while it waited."""
-    return [
-        ("message", message(entry.pk, run.pk, entry.content), run.pk),
-        ("cancelled", cancelled(run.pk), run.pk),
-    ]
+    """(type, data, run) of the two events of a run that was cancelled while no worker had it."""
+    end = ("cancelled", cancelled(run.pk, usage_of(run), is_rolled_back=run.is_rolled_back), run.pk)
+    if run.started_at is None:
+        return [("message", message(entry.pk, run.pk, entry.content), run.pk), end]
+    return [("discard", discard(run.pk, "cancelled", run.attempt, newest_of(run.pk)), run.pk), end]

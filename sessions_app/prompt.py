@@ -12,8 +12,6 @@ from typing import Any
 import orjson
 from django.db import connection
 
-from sessions_app.models import Role
-
 _PAGE = 50  # messages read at a time while a prompt is filled
 
 
@@ -33,7 +31,7 @@ class PromptMessage:
 
 
 def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> list[PromptMessage]:
-    """The newest messages up to a turn whose stored token counts fit, oldest first; the user's always.
+    """The newest messages up to a turn whose stored token counts fit, oldest first; that turn's own always.
 
     Reads no more than that: the time depends on the budget, not on the length of the history.
     """
@@ -43,8 +41,7 @@ def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> lis
         page = _newest(session_id, turn, offset=len(chosen))
         for message in page:
             used += message.token_count
-            is_asked = message.turn == turn and message.role == Role.USER
-            if used > max_tokens and chosen and not is_asked:
+            if used > max_tokens and message.turn != turn:
                 return chosen[::-1]
             chosen.append(message)
         if len(page) < _PAGE:

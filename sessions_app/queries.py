@@ -76,6 +76,18 @@ def facts_after(session_id: uuid.UUID, after: Cursor, *, limit: int) -> list[Eve
     return list(facts.order_by("epoch", "seq")[:limit])
 
 
+def is_up_to(session_id: uuid.UUID, cursor: Cursor) -> bool:
+    """Whether an event at or behind this cursor is on record in its epoch."""
+    return Event.objects.filter(session_id=session_id, epoch=cursor.epoch, seq__gte=cursor.seq).exists()
+
+
+def end_of_epoch(session_id: uuid.UUID, epoch: int) -> Cursor | None:
+    """The id of the event with which an epoch's run ended; None if it has not ended in this epoch."""
+    runs = Run.objects.filter(session_id=session_id, epoch=epoch).exclude(terminal_cursor="")
+    ends = [Cursor.parse(text) for text in runs.values_list("terminal_cursor", flat=True)]
+    return max(ends, default=None)
+
+
 def start_of_active_run(session_id: uuid.UUID) -> Cursor | None:
     """The cursor before the running run's first event, to watch it from its start."""
     run = Run.objects.filter(session_id=session_id, status=RunStatus.RUNNING).only("epoch").first()

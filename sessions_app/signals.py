@@ -4,3 +4,5 @@ from django.dispatch import Signal
 
 # Arguments: session_id (UUID), worker (str): the channel of the worker that holds the session.
 cancel_requested = Signal()
+# The same arguments: a message waits that may enter the running turn.
+steering_requested = Signal()

@@ -29,3 +29,8 @@ def count_tokens(text: str) -> int:
         return len(encoding().encode_ordinary(text))
     pieces = [text[i : i + _PIECE_CHARACTERS] for i in range(0, len(text), _PIECE_CHARACTERS)]
     return sum(len(tokens) for tokens in encoding().encode_ordinary_batch(pieces, num_threads=1))
+
+
+def message_tokens(*texts: str) -> int:
+    """What a message of these texts costs in a prompt."""
+    return TOKENS_PER_MESSAGE + sum(count_tokens(text) for text in texts if text)

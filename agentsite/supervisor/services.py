@@ -4,6 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from agentsite import settings
 from agentsite.supervisor.children import Child
 from agentsite.supervisor.config import Config
 
@@ -47,7 +48,7 @@ def _worker(config: Config, number: int, logs: Path, env: Mapping[str, str]) -> 
     """One process has one interpreter lock: on many cores several workers carry more runs."""
     name = f"worker-{number}"
     argv = _celery_worker("runs", name, "-P", "threads", "-c", str(config.worker_concurrency))
-    return Child(name, argv, logs / f"{name}.log", env)
+    return Child(name, argv, logs / f"{name}.log", env, patience_seconds=settings.DRAIN_SECONDS + 10.0)
 
 
 def _background() -> list[str]:

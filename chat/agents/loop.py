@@ -1,7 +1,7 @@
 """The tool loop that every chat model shares: answer, run the tools that it asks for, answer again."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import orjson
@@ -34,27 +34,78 @@ class _Answer:
 
 
 async def run_tool_loop(model: Model, context: RunContext) -> AsyncIterator[AgentEvent]:
-    """Answer until the model asks for no more tools; raises StepLimitError after the agent type's max_steps."""
-    messages = as_chat_messages(context.agent.system_prompt, context.messages)
-    tool_context = ToolContext(context.session_id, context.run_id)
-    for _ in range(context.agent.max_steps):
+    """Answer until the model asks for no more tools; raises StepLimitError after the agent type's max_steps.
+
+    A run that was taken over goes on where its last checkpoint is: with the tools that have no result yet, or with
+    the next answer.
+    """
+    messages = as_chat_messages(context.agent.system_prompt, context.messages, but=context.pending)
+    loop = _Loop(model, context, messages)
+    if context.pending:
+        async for result in loop.run_tools(context.pending):
+            yield result
+    while loop.steps < context.agent.max_steps:
+        loop.add_steering(await context.take_steering())
         answer = _Answer()
-        async for event in model.answer(context, messages):
+        async for event in loop.answer():
             answer.see(event)
             yield event
-        if not answer.tool_calls:
-            return
-        results = {}
-        async for result in run_tools(context.tools, answer.tool_calls, tool_context):
-            results[result.id] = result
-            yield result
         messages.append(_assistant_message("".join(answer.text), answer.tool_calls))
-        messages += [_tool_message(results[call.id]) for call in answer.tool_calls]
+        if answer.tool_calls:
+            async for result in loop.run_tools(answer.tool_calls):
+                yield result
+        elif not loop.add_steering(await context.take_steering()):
+            return
     raise StepLimitError(f"The agent did not come to an end within {context.agent.max_steps} answers.")
 
 
-def as_chat_messages(system_prompt: str, messages: Sequence[PromptMessage]) -> list[dict[str, Any]]:
-    """Messages in the form of the chat-completions API. Every tool call gets a result, as that API demands."""
+class _Loop:
+    """What the steps of one run share: the conversation so far, and the ids of the calls that were made."""
+
+    def __init__(self, model: Model, context: RunContext, messages: list[dict[str, Any]]) -> None:
+        self._model = model
+        self._context = context
+        self._messages = messages
+        turn = [message for message in context.messages if message.turn == context.messages[-1].turn]
+        self.steps = sum(message.role == Role.ASSISTANT for message in turn)
+        self._call_ids = {call["id"] for message in turn for call in message.tool_calls}
+
+    async def answer(self) -> AsyncIterator[AgentEvent]:
+        self.steps += 1
+        async for event in self._model.answer(self._context, self._messages):
+            yield self._with_unique_ids(event) if isinstance(event, ModelAnswer) else event
+
+    def _with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
+        """Some models number the calls of each answer from 0; within a run an id is one call."""
+        calls = []
+        for call in answer.tool_calls:
+            unique = call.id or "call"
+            while unique in self._call_ids:
+                unique = f"{call.id or 'call'}-{len(self._call_ids)}"
+            self._call_ids.add(unique)
+            calls.append(replace(call, id=unique))
+        return replace(answer, tool_calls=tuple(calls))
+
+    async def run_tools(self, calls: tuple[ToolCall, ...]) -> AsyncIterator[ToolResult]:
+        """Each result as it comes; the model reads them in the order of its calls."""
+        context = ToolContext(self._context.session_id, self._context.run_id)
+        results = {}
+        async for result in run_tools(self._context.tools, calls, context, self._context.ledger):
+            results[result.id] = result
+            yield result
+        self._messages += [_tool_message(results[call.id]) for call in calls]
+
+    def add_steering(self, texts: list[str]) -> bool:
+        self._messages += [{"role": "user", "content": text} for text in texts]
+        return bool(texts)
+
+
+def as_chat_messages(
+    system_prompt: str, messages: Sequence[PromptMessage], *, but: Sequence[ToolCall] = ()
+) -> list[dict[str, Any]]:
+    """Messages in the form of the chat-completions API. Every tool call gets a result, as that API demands, but
+    those whose results are still to come."""
+    awaited = {call.id for call in but}
     chat: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
     results = {message.tool_call_id: message for message in messages if message.role == Role.TOOL}
     for message in messages:
@@ -68,6 +119,8 @@ def as_chat_messages(system_prompt: str, messages: Sequence[PromptMessage]) -> l
             chat.append(_assistant_message(message.content, calls))
         for call in calls:
             found = results.get(call.id)
+            if found is None and call.id in awaited:
+                continue
             content = found.content if found else _NO_RESULT
             chat.append({"role": "tool", "tool_call_id": call.id, "content": content})
     return chat

@@ -25,6 +25,12 @@ def tools_for(names: Iterable[str]) -> dict[str, Tool]:
     return {name: _tool(name) for name in names}
 
 
+def idempotent_among(names: Iterable[str]) -> frozenset[str]:
+    """Those of the tools that may be repeated without harm."""
+    known = [name for name in names if name in settings.AGENT_TOOLS]
+    return frozenset(name for name in known if _tool(name).is_idempotent)
+
+
 @cache
 def _tool(name: str) -> Tool:
     path = settings.AGENT_TOOLS.get(name)

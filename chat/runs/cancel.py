@@ -21,7 +21,7 @@ from sessions_app.cursor import Cursor
 from sessions_app.errors import RunNotActiveError, RunNotFoundError
 from sessions_app.models import RunStatus
 from sessions_app.services.cancelling import request_cancel
-from sessions_app.signals import cancel_requested
+from sessions_app.signals import cancel_requested, steering_requested
 
 logger = logging.getLogger(__name__)
 
@@ -57,12 +57,21 @@ def cancel(*, user: Any, session_id: Any, run_id: uuid.UUID | None = None) -> Ca
 
 
 @receiver(cancel_requested)
-def hint_worker(sender: object, session_id: uuid.UUID, worker: str, **kwargs: object) -> None:
-    """Tell the worker now; if the hint is lost, its next heartbeat finds the row."""
+def hint_cancel(sender: object, session_id: uuid.UUID, worker: str, **kwargs: object) -> None:
+    _hint(worker, "cancel", session_id)
+
+
+@receiver(steering_requested)
+def hint_steering(sender: object, session_id: uuid.UUID, worker: str, **kwargs: object) -> None:
+    _hint(worker, "steer", session_id)
+
+
+def _hint(worker: str, type: str, session_id: uuid.UUID) -> None:
+    """Tell the worker now; if the hint is lost, its next renewal of leases finds the row."""
     try:
-        async_to_sync(get_channel_layer().send)(worker, {"type": "cancel", "session_id": str(session_id)})
+        async_to_sync(get_channel_layer().send)(worker, {"type": type, "session_id": str(session_id)})
     except (redis.RedisError, OSError) as error:
-        logger.warning("The hint to cancel did not go out: %s", error)
+        logger.warning("The hint to %s did not go out: %s", type, error)
 
 
 async def wait_until_cancelled(cancellation: Cancellation, *, timeout_seconds: float) -> bool:

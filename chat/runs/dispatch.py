@@ -7,7 +7,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 
 from chat.routing import queue_for
-from sessions_app.services.runs import mark_undispatched
+from sessions_app.services.recovering import mark_undispatched
 
 logger = logging.getLogger(__name__)
 

@@ -2,68 +2,61 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from django.conf import settings
+from django.utils import timezone
 
-from chat.agents.base import AgentConfig, RunContext
-from chat.agents.registry import agent_for, tools_for
-from chat.context.window import without_orphans
+from chat.agents.events import AgentEvent, ModelAnswer, ToolCall
+from chat.agents.registry import agent_for, idempotent_among
+from chat.runs.persistence import Persistence
 from chat.runs.recorder import Recorder
+from chat.runs.work import Work
 from chat.stream.writer import RunStream
 from sessions_app import facts
 from sessions_app.errors import AgentsiteError, StaleEpochError
-from sessions_app.models import Message, RunStatus
-from sessions_app.prompt import prompt_messages
-from sessions_app.services import recording
-from sessions_app.services.runs import Claim, message_tokens
-from sessions_app.threads import in_database_thread
+from sessions_app.failpoints import fail_point
+from sessions_app.models import Decision, Message, Role, RunStatus
+from sessions_app.prompt import PromptMessage
+from sessions_app.services.recording import Aftermath, NewEvent
 
 logger = logging.getLogger(__name__)
 
-_record_step = in_database_thread(recording.record_step)
-_finish_run = in_database_thread(recording.finish_run)
+
+class Leaving(Exception):
+    """The worker is to stop, and the run stands at a step's boundary: another worker can go on from here."""
 
 
-class Work:
-    """What a claimed run needs to begin: the messages that the model will see, and what they count."""
-
-    def __init__(self, claim: Claim) -> None:
-        self.claim = claim
-        system_tokens = message_tokens(claim.agent.system_prompt)
-        budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
-        found = prompt_messages(claim.session_id, turn=claim.turn, max_tokens=budget)
-        self.messages = without_orphans(found)
-        self.prompt_tokens = system_tokens + sum(message.token_count for message in self.messages)
-        self.next_position = found[-1].position + 1
-        self.message = next(message for message in found if message.turn == claim.turn)
-
-    def context(self) -> RunContext:
-        """Raises AgentError if the settings lack what the agent type names."""
-        agent = self.claim.agent
-        return RunContext(
-            run_id=self.claim.run_id,
-            session_id=self.claim.session_id,
-            agent=AgentConfig(agent.name, agent.model, agent.system_prompt, agent.max_steps),
-            message=self.message.content,
-            messages=self.messages,
-            tools=tools_for(agent.tools),
-            state=self.claim.state,
-        )
+class Parked(Exception):
+    """The run waits for a person, and needs no worker meanwhile."""
 
 
 class Execution:
-    """One attempt at one run. `execute` ends with the run's terminal event, or silently when it is fenced."""
+    """One attempt at one run. `execute` ends with the run's terminal event, or silently when it is fenced,
+    handed over to another worker, or parked."""
 
     def __init__(self, work: Work, stream: RunStream) -> None:
         self.claim = work.claim
         self.is_cancel_requested = False
+        self.is_leaving = False  # stop at the next step's boundary
+        self.is_interrupted = False  # stop at once, for the same reason
+        self.is_steered = False
         self.is_finishing = False
-        self.aftermath: recording.Aftermath | None = None  # known at the end
+        self.is_given_back = False
+        self.aftermath: Aftermath | None = None  # known at the end
+        self._is_owed = False  # an answer without tools: on record when more follows, else with the end
         self._work = work
         self._stream = stream
+        self._database = Persistence(work.claim, stream)
+        self._telling = asyncio.Lock()  # the ids of events that are recorded before they are emitted
         self._recorder = Recorder(
-            work.claim, stream, next_position=work.next_position, prompt_tokens=work.prompt_tokens
+            work.claim,
+            stream,
+            next_position=work.next_position,
+            prompt_tokens=work.prompt_tokens,
+            open_calls=work.places,
+            idempotent_tools=idempotent_among(work.claim.agent.tools),
         )
 
     async def execute(self) -> None:
@@ -71,13 +64,12 @@ class Execution:
             await self._work_through()
         except StaleEpochError:
             logger.info("Run %s: another worker has claimed it, this one stops", self.claim.run_id)
+        except Leaving:
+            await self._give_back()
+        except Parked:
+            logger.info("Run %s waits for a person", self.claim.run_id)
         except asyncio.CancelledError:
-            if self._stream.is_fenced:
-                logger.info("Run %s: a newer epoch writes its session, this one stops", self.claim.run_id)
-            elif self.is_cancel_requested:
-                await self._finish(RunStatus.CANCELLED)
-            else:
-                raise
+            await self._stopped()
         except AgentsiteError as error:
             await self._finish(RunStatus.FAILED, error.code, error.message)
         except Exception:
@@ -86,61 +78,190 @@ class Execution:
         else:
             await self._finish(RunStatus.SUCCEEDED)
 
+    async def _stopped(self) -> None:
+        """Somebody ended the task: find out why."""
+        if self._stream.is_fenced:
+            logger.info("Run %s: a newer epoch writes its session, this one stops", self.claim.run_id)
+        elif self.is_cancel_requested:
+            await self._finish(RunStatus.CANCELLED)
+        elif self.is_interrupted:
+            await self._give_back()
+        else:
+            raise asyncio.CancelledError
+
+    def renew_lease(self, until: float) -> None:
+        self._stream.lease_until = until
+        self._stream.wake()  # what was held back may be written now
+
+    def lose_lease(self) -> None:
+        """The run is another's by now, or has ended: nothing more of this attempt gets out."""
+        if not self.is_finishing:
+            self._stream.fence()
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
     async def _work_through(self) -> None:
         self._begin()
-        context = self._work.context()
+        results = await self._settle_what_was_open()
+        context = self._work.context(self, self.take_steering, results)
         agent = agent_for(self.claim.agent.runtime)
-        async for event in agent.stream(context):
-            if self._recorder.add(event):
-                await _record_step(claim=self.claim, step=self._recorder.step)
-                self._recorder.forget_step()
+        async with _closing(agent.stream(context)) as events:
+            async for event in events:
+                if self._is_owed:
+                    await self._checkpoint()
+                if self._recorder.add(event):
+                    await self._checkpoint()
+                    self._leave_if_asked(event)
+                elif isinstance(event, ModelAnswer):
+                    self._is_owed = True
 
     def _begin(self) -> None:
-        if self.claim.attempt == 1:
-            self._recorder.tell("message", self._message_fact())
+        if self.claim.is_resumed:
+            reason, since = "new_attempt", self._work.newest_fact
+            self._recorder.tell("discard", facts.discard(self.claim.run_id, reason, self.claim.attempt, since))
         else:
-            data = {"run_id": str(self.claim.run_id), "reason": "new_attempt", "attempt": self.claim.attempt}
-            self._recorder.tell("discard", data)
+            message = self._work.message
+            self._recorder.tell("message", facts.message(message.id, self.claim.run_id, message.content))
 
-    def _message_fact(self) -> dict[str, Any]:
-        message = self._work.message
-        return facts.message(message.id, self.claim.run_id, message.content)
+    async def _checkpoint(self) -> None:
+        fail_point("before_checkpoint")
+        aftermath = await self._database.record_step(self._recorder.step)
+        self._recorder.forget_step()
+        self._is_owed = False
+        self.is_steered = self.is_steered or aftermath.is_steered
+        fail_point("after_checkpoint")
+
+    def _leave_if_asked(self, event: AgentEvent) -> None:
+        """Between a model's answer and its tools nothing is under way, nor is when all of them have answered."""
+        is_boundary = isinstance(event, ModelAnswer) or not self._recorder.has_open_calls
+        if self.is_leaving and is_boundary:
+            raise Leaving
+
+    # --- the ledger of effects ---------------------------------------------------------------------------------------
+
+    async def start(self, calls: Sequence[ToolCall]) -> None:
+        """Record that these calls start now (chat.agents.tools.base.Ledger)."""
+        await self._database.start_calls([call.id for call in calls])
+        fail_point("after_tool_start")
+
+    def key_of(self, call_id: str) -> str:
+        known = self._work.open_calls.get(call_id)
+        return known.idempotency_key if known else f"{self.claim.run_id}:{call_id}"
+
+    async def _settle_what_was_open(self) -> list[PromptMessage]:
+        """Park the run if a person is to be asked; record the results that are known without running a tool."""
+        to_settle = self._work.calls_to_settle()
+        for call in to_settle:
+            data = {
+                "run_id": str(self.claim.run_id),
+                "reason": "outcome_unknown",
+                "tool_call_id": call.call_id,
+                "tool": call.tool,
+                "args": call.arguments,
+                "decisions": [decision.value for decision in Decision],
+            }
+            self._recorder.tell("approval_required", data)
+        if to_settle:
+            self.is_finishing = True
+            await self._database.park(self._recorder.step)
+            raise Parked
+        known = self._work.known_results()
+        for result in known:
+            self._recorder.add(result)
+        messages = [_as_prompt(message, self.claim.turn) for message in self._recorder.step.messages]
+        if known:
+            await self._checkpoint()
+        return messages
+
+    # --- messages that come meanwhile --------------------------------------------------------------------------------
+
+    async def take_steering(self) -> list[str]:
+        """What the user has sent for this turn since it began; called between two steps."""
+        if not self.is_steered:
+            return []
+        self.is_steered = False
+        if self._recorder.step.events:
+            await self._checkpoint()
+        async with self._telling:
+            absorbed = await self._database.absorb_steering(self._recorder.next_position, self._stream.seq)
+            self._recorder.next_position += len(absorbed.messages)
+            for event in absorbed.events:
+                self._stream.emit(event.type, event.data)
+        return [message.content for message in absorbed.messages]
+
+    async def tell_of_cancelled(self, pairs: list[tuple[Any, Message]]) -> None:
+        """Tell, as the session's writer, of runs that were cancelled while they waited."""
+        async with self._telling:
+            if self.is_finishing:
+                return
+            told = [fact for run, message in pairs for fact in facts.cancelled_run(run, message)]
+            events = []
+            for type, data, run_id in told:
+                seq = self._stream.emit(type, data)
+                events.append(NewEvent(seq, seq, type, data, run_id))
+            await self._database.record_told(events)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    async def _give_back(self) -> None:
+        self.is_finishing = True
+        self.is_given_back = await self._database.give_back()
+        logger.info("Run %s is handed over", self.claim.run_id)
 
     async def _finish(self, status: RunStatus, code: str = "", message: str = "") -> None:
         """One transaction, then the terminal event: who has seen it finds the run finished."""
-        self.is_finishing = True
+        async with self._telling:
+            self.is_finishing = True
         self._recorder.end(is_partial=status != RunStatus.SUCCEEDED)
-        type, data = self._terminal_event(status, code, message)
+        type, data = await self._terminal_event(status, code, message)
         self._recorder.add_terminal(type, data)
+        fail_point("before_finish")
         try:
             # Shielded: a cancel that comes now must not part the record from the event.
             self.aftermath = await asyncio.shield(
-                _finish_run(
-                    claim=self.claim,
+                self._database.finish_run(
                     status=status,
                     step=self._recorder.step,
                     error_code=code,
                     error_message=message,
+                    has_open_calls=self._recorder.has_open_calls,
                 )
             )
         except StaleEpochError:
             logger.info("Run %s: another worker has claimed it, its end is not ours", self.claim.run_id)
         else:
+            fail_point("after_finish")
             self._stream.emit(type, data)
 
-    def _terminal_event(self, status: RunStatus, code: str, message: str) -> tuple[str, dict[str, Any]]:
+    async def _terminal_event(self, status: RunStatus, code: str, message: str) -> tuple[str, dict[str, Any]]:
         run_id, usage = self.claim.run_id, self._recorder.usage
         if status == RunStatus.SUCCEEDED:
-            return "done", {"run_id": str(run_id), "usage": usage, "status": status.value}
+            return "done", facts.done(run_id, usage)
         if status == RunStatus.CANCELLED:
-            return "cancelled", facts.cancelled(run_id, usage)
+            is_rolled_back = await self._database.is_rolled_back()
+            return "cancelled", facts.cancelled(run_id, usage, is_rolled_back=is_rolled_back)
         return "error", facts.failed(run_id, code, message, usage)
 
-    def tell_of_cancelled(self, pairs: list[tuple[Any, Message]]) -> list[recording.NewEvent]:
-        """Tell, as the session's writer, of runs that were cancelled while they waited."""
-        told = [fact for run, message in pairs for fact in facts.cancelled_run(run, message)]
-        events = []
-        for type, data, run_id in told:
-            seq = self._stream.emit(type, data)
-            events.append(recording.NewEvent(seq, seq, type, data, run_id))
-        return events
+
+@asynccontextmanager
+async def _closing(events: AsyncIterator[AgentEvent]) -> AsyncIterator[AsyncIterator[AgentEvent]]:
+    """However the run ends, the agent's generator is closed, and with it what it holds open."""
+    try:
+        yield events
+    finally:
+        if (close := getattr(events, "aclose", None)) is not None:
+            await close()
+
+
+def _as_prompt(message: Any, turn: int) -> PromptMessage:
+    return PromptMessage(
+        id=0,
+        turn=turn,
+        position=message.position,
+        role=Role.TOOL.value,
+        content=message.content,
+        tool_calls=(),
+        tool_call_id=message.tool_call_id,
+        token_count=message.token_count,
+        created_at=timezone.now(),
+    )

@@ -9,10 +9,10 @@ import orjson
 from chat.agents.events import AgentEvent, ModelAnswer, Text, Thought, ToolCall, ToolResult
 from chat.agents.loop import result_text
 from chat.stream.writer import RunStream
-from sessions_app.models import Role
-from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage
-from sessions_app.services.runs import Claim, message_tokens
-from sessions_app.token_counting import count_tokens
+from sessions_app.models import Role, ToolCallStatus
+from sessions_app.services.claiming import Claim
+from sessions_app.services.recording import NewCall, NewEvent, NewMessage, Step, Usage
+from sessions_app.token_counting import count_tokens, message_tokens
 
 
 @dataclass
@@ -31,14 +31,24 @@ class _Block:
 class Recorder:
     """Of one attempt at one run. `add` is called for every event and awaits nothing: it is the hot path."""
 
-    def __init__(self, claim: Claim, stream: RunStream, *, next_position: int, prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        claim: Claim,
+        stream: RunStream,
+        *,
+        next_position: int,
+        prompt_tokens: int,
+        open_calls: dict[str, int],
+        idempotent_tools: frozenset[str],
+    ) -> None:
         self._claim = claim
         self._stream = stream
-        self._position = next_position
+        self.next_position = next_position
         self._prompt_tokens = prompt_tokens
+        self._idempotent_tools = idempotent_tools
         self._step = Step()
         self._blocks: list[_Block] = []
-        self._open_calls: dict[str, int] = {}  # tool_call_id -> position kept for its result
+        self._open_calls = open_calls  # tool_call_id -> position kept for its result
         self.usage = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
 
     def tell(self, type: str, data: dict[str, Any], *, run_id: uuid.UUID | None = None) -> None:
@@ -56,7 +66,7 @@ class Recorder:
             self._end_answer(event.tool_calls, event.usage)
             return bool(event.tool_calls)
         elif isinstance(event, ToolCall):
-            self._end_answer((event,), None)
+            self._end_answer((event,), None, status=ToolCallStatus.STARTED)  # by the agent itself, when it goes on
             return True
         elif isinstance(event, ToolResult):
             self._add_result(event)
@@ -70,8 +80,18 @@ class Recorder:
         """What has come together since the last checkpoint."""
         return self._step
 
+    @property
+    def has_open_calls(self) -> bool:
+        return bool(self._open_calls)
+
+    @property
+    def has_open_text(self) -> bool:
+        return bool(self._blocks)
+
     def forget_step(self) -> None:
         """The checkpoint is on record."""
+        if self._step.events and not self._blocks:
+            self._stream.settle(self._step.events[-1].seq)
         self._step = Step()
 
     def end(self, *, is_partial: bool) -> None:
@@ -99,17 +119,31 @@ class Recorder:
         else:
             self._blocks.append(_Block(type, seq, seq, [content]))
 
-    def _end_answer(self, calls: tuple[ToolCall, ...], usage: Usage | None, *, is_partial: bool = False) -> None:
+    def _end_answer(
+        self,
+        calls: tuple[ToolCall, ...],
+        usage: Usage | None,
+        *,
+        is_partial: bool = False,
+        status: ToolCallStatus = ToolCallStatus.PLANNED,
+    ) -> None:
         thought, content = self._close_blocks()
         calls = tuple(ToolCall(call.id, call.tool, _without_nul(call.args)) for call in calls)
         for call in calls:
             self.tell("tool_call", {"tool": call.tool, "args": call.args, "tool_call_id": call.id})
         if thought or content or calls:
             self._add_message(thought, content, calls, is_partial)
+        self._plan(calls, status)
         for call in calls:
-            self._open_calls[call.id] = self._position
-            self._position += 1
+            self._open_calls[call.id] = self.next_position
+            self.next_position += 1
         self._add_usage(usage or self._estimate(thought, content, calls))
+
+    def _plan(self, calls: tuple[ToolCall, ...], status: ToolCallStatus) -> None:
+        for call in calls:
+            key = f"{self._claim.run_id}:{call.id}"
+            is_idempotent = call.tool in self._idempotent_tools
+            self._step.calls.append(NewCall(call.id, call.tool, call.args, key, is_idempotent, status.value))
 
     def _close_blocks(self) -> tuple[str, str]:
         blocks, self._blocks = self._blocks, []
@@ -123,7 +157,7 @@ class Recorder:
         tool_calls = [{"id": call.id, "name": call.tool, "arguments": call.args} for call in calls]
         self._step.messages.append(
             NewMessage(
-                self._position,
+                self.next_position,
                 Role.ASSISTANT.value,
                 thought=thought,
                 content=content,
@@ -132,9 +166,11 @@ class Recorder:
                 token_count=message_tokens(content, *(_call_text(call) for call in calls)),
             )
         )
-        self._position += 1
+        self.next_position += 1
 
     def _add_result(self, result: ToolResult) -> None:
+        if self._blocks:  # facts are on record in the order of their ids
+            self._end_text()
         data = {
             "tool": result.tool,
             "result": _without_nul(result.result),
@@ -145,8 +181,8 @@ class Recorder:
         self.tell("tool_result", data)
         position = self._open_calls.pop(result.id, None)
         if position is None:  # an agent that never yielded the call
-            position = self._position
-            self._position += 1
+            position = self.next_position
+            self.next_position += 1
         content = result_text(result).replace("\x00", "\ufffd")
         message = NewMessage(
             position,
@@ -160,6 +196,10 @@ class Recorder:
         )
         self._step.messages.append(message)
         self._prompt_tokens += message.token_count
+
+    def _end_text(self) -> None:
+        thought, content = self._close_blocks()
+        self._add_message(thought, content, (), is_partial=False)
 
     def _estimate(self, thought: str, content: str, calls: tuple[ToolCall, ...]) -> Usage:
         texts = (thought, content, *(_call_text(call) for call in calls))

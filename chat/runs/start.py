@@ -1,5 +1,6 @@
 """The first half of a turn, in the gateway: admitted, written in one transaction, dispatched on commit."""
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -7,23 +8,72 @@ from django.conf import settings
 from django.db import transaction
 
 from chat.runs.dispatch import dispatch
+from chat.stream.publish import publish
 from monitoring.admission import admit
+from sessions_app.access import get_run
 from sessions_app.errors import InvalidRequestError, MessageTooLargeError
-from sessions_app.services.runs import AcceptedTurn, accept_turn
+from sessions_app.models import OnBusy
+from sessions_app.services.accepting import AcceptedTurn, accept_turn
+from sessions_app.services.forking import retry_run
+
+MAX_KEY_LENGTH = 200
 
 
-def start_turn(*, user: Any, session_id: Any, message: Any) -> AcceptedTurn:
+@dataclass(frozen=True)
+class TurnOptions:
+    """`on_busy`: what to do while another turn runs, one of OnBusy ('': as the agent type says).
+    `idempotency_key`: a second request with the same key gets the first one's run."""
+
+    on_busy: Any = ""
+    idempotency_key: Any = None
+
+
+def start_turn(*, user: Any, session_id: Any, message: Any, options: TurnOptions = TurnOptions()) -> AcceptedTurn:
     """Accept a message for a session.
 
-    Raises InvalidRequestError, MessageTooLargeError, SessionNotFoundError, SessionExpiredError, QueueFullError
-    and what admission raises; then nothing is written.
+    Raises InvalidRequestError, MessageTooLargeError, SessionNotFoundError, SessionExpiredError, SessionBusyError,
+    QueueFullError, IdempotencyKeyReusedError and what admission raises; then nothing is written.
     """
     text = _checked(message)
+    _check_options(options)
     admit(user=user, session_id=session_id)
     with transaction.atomic():
-        turn = accept_turn(user=user, session_id=session_id, message=text)
-        transaction.on_commit(partial(dispatch, turn.run_id))
+        turn = accept_turn(
+            user=user,
+            session_id=session_id,
+            message=text,
+            on_busy=options.on_busy,
+            idempotency_key=options.idempotency_key or "",
+        )
+        if not turn.is_repeated:
+            transaction.on_commit(partial(_begin, turn))
     return turn
+
+
+def retry(*, user: Any, run_id: Any) -> AcceptedTurn:
+    """Run a failed or cancelled turn again; raises RunNotFoundError and what `retry_run` and admission raise."""
+    run = get_run(user, run_id)
+    admit(user=user, session_id=run.session_id)
+    with transaction.atomic():
+        turn = retry_run(user=user, run=run)
+        transaction.on_commit(partial(_begin, turn))
+    return turn
+
+
+def _begin(turn: AcceptedTurn) -> None:
+    if turn.told:
+        publish(turn.told)
+    dispatch(turn.run_id)
+
+
+def _check_options(options: TurnOptions) -> None:
+    if options.on_busy not in ("", *OnBusy.values):
+        raise InvalidRequestError(f"`on_busy` is one of: {', '.join(OnBusy.values)}.")
+    key = options.idempotency_key
+    if key is None:
+        return
+    if not isinstance(key, str) or not 0 < len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise InvalidRequestError(f"An idempotency key has 1 to {MAX_KEY_LENGTH} printable characters.")
 
 
 def _checked(message: Any) -> str:

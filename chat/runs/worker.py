@@ -13,52 +13,82 @@ from typing import Any
 
 import uvloop
 from channels.layers import get_channel_layer
+from django.conf import settings
 from django.db import close_old_connections
 
 from chat.runs.dispatch import dispatch
-from chat.runs.execute import Execution, Work
+from chat.runs.execute import Execution
+from chat.runs.persistence import DATABASE_DOWN
+from chat.runs.work import Work
 from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
 from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
-from sessions_app.services import cancelling
+from sessions_app.errors import StaleEpochError
+from sessions_app.failpoints import fail_point
+from sessions_app.services import cancelling, claiming
 from sessions_app.services.recording import Aftermath
-from sessions_app.services.runs import claim_run
-from sessions_app.services.telling import record_told
-from sessions_app.threads import in_database_thread
+from sessions_app.services.recovering import mark_undispatched
+from sessions_app.threads import in_database_thread, mend_pool
 from sessions_app.token_counting import count_tokens
 
 logger = logging.getLogger(__name__)
 
 _HOST = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:30]  # what a channel's name may hold
 FLUSH_TIMEOUT_SECONDS = 1.0
+# Of a burst, a few threads at a time claim: more only fight for the interpreter, and each waits longer.
+CLAIMING_THREADS = 3
 
 _untold_runs = in_database_thread(cancelling.untold_runs)
 _tell_without_worker = in_database_thread(cancelling.tell_without_worker)
-_record_told = in_database_thread(record_told)
 _dispatch = in_database_thread(dispatch)
-_cancel_requested_among = in_database_thread(cancelling.cancel_requested_among)
+_renew_leases = in_database_thread(claiming.renew_leases)
 
 
 class WorkerHost:
-    """Runs what Celery hands over, and listens for cancels. One per process."""
+    """Runs what Celery hands over, renews the leases, and listens for cancels. One per process."""
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
         self._active: dict[uuid.UUID, tuple[Execution, asyncio.Task[None]]] = {}  # by session
+        self._claiming = threading.Semaphore(CLAIMING_THREADS)
+        self._is_draining = False
         self._channel = ""
         count_tokens("warm up")  # loads the encoding before the first run needs it
         threading.Thread(target=self._loop.run_forever, name="runs", daemon=True).start()
         self._submit(self._start()).result()
 
     def run(self, run_id: uuid.UUID) -> None:
-        """Claim a run and see it to its end; returns at once if it is not to be had."""
+        """Claim a run and see it to its end, or until it is handed over; returns at once if it is not to be had."""
         try:
-            claim = claim_run(run_id=run_id, worker=self._channel)
-            work = Work(claim) if claim else None
+            with self._claiming:
+                work, lease_until = self._claim(run_id)
+        except StaleEpochError:
+            return
+        except DATABASE_DOWN as error:
+            mend_pool()
+            logger.warning("Run %s is not claimed, the sweeper will send it again: %s", run_id, _first_line(error))
+            return
+        if work is not None:
+            self._submit(self._execute(work, lease_until)).result()
+
+    def _claim(self, run_id: uuid.UUID) -> tuple[Work | None, float]:
+        try:
+            if self._is_draining:
+                mark_undispatched(run_id=run_id)
+                return None, 0.0
+            fail_point("before_claim")
+            lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS  # from before Postgres begins to count
+            claim = claiming.claim_run(run_id=run_id, worker=self._channel)
+            fail_point("after_claim")
+            return (Work(claim) if claim else None), lease_until
         finally:
             close_old_connections()  # this thread waits now; its connection serves others meanwhile
-        if work is not None:
-            self._submit(self._execute(work)).result()
+
+    def drain(self) -> None:
+        """The worker is to stop: hand over every run, at its next step's boundary or after DRAIN_SECONDS anyway."""
+        if not self._is_draining:
+            self._is_draining = True
+            self._submit(self._drain())
 
     def _submit(self, coroutine: Any) -> "Future[None]":
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
@@ -69,14 +99,19 @@ class WorkerHost:
         self._layer = get_channel_layer()
         self._channel = await self._layer.new_channel(f"worker.{_HOST}")
         self._tasks = [
-            asyncio.create_task(self._listen(), name="cancel-listener"),
+            asyncio.create_task(self._listen(), name="hint-listener"),
+            asyncio.create_task(self._renew_forever(), name="lease-renewal"),
             asyncio.create_task(self._beat(), name="heartbeat"),
         ]
 
-    async def _execute(self, work: Work) -> None:
+    # --- one run ---------------------------------------------------------------------------------------------------
+
+    async def _execute(self, work: Work, lease_until: float) -> None:
         claim = work.claim
         stream = self._writer.open(claim.session_id, claim.epoch)
+        stream.lease_until = lease_until
         execution = Execution(work, stream)
+        execution.is_leaving = self._is_draining
         task = asyncio.create_task(execution.execute(), name=f"run-{claim.run_id}")
         stream.on_fenced = task.cancel
         self._active[claim.session_id] = (execution, task)
@@ -84,6 +119,8 @@ class WorkerHost:
             await asyncio.gather(task, return_exceptions=True)
         finally:
             del self._active[claim.session_id]
+        if execution.is_given_back:
+            await _dispatch(claim.run_id)
         try:
             # The next run of the session writes under a higher epoch, which would shut this stream.
             await asyncio.wait_for(stream.is_flushed.wait(), FLUSH_TIMEOUT_SECONDS)
@@ -101,42 +138,87 @@ class WorkerHost:
         if aftermath.next_run:
             await _dispatch(aftermath.next_run)
 
-    # --- cancel ----------------------------------------------------------------------------------------------------
+    async def _drain(self) -> None:
+        for execution, _ in self._active.values():
+            execution.is_leaving = True
+        if self._active:
+            logger.info("Handing over %d runs", len(self._active))
+            tasks = [task for _, task in self._active.values()]
+            await asyncio.wait(tasks, timeout=settings.DRAIN_SECONDS)
+        for execution, task in self._active.values():
+            if not execution.is_finishing:
+                execution.is_interrupted = True
+                task.cancel()
+
+    # --- leases, cancels, steering -----------------------------------------------------------------------------------
+
+    async def _renew_forever(self) -> None:
+        """Renew the leases of all runs, and see what people want of them, should a hint have been lost."""
+        while True:
+            await asyncio.sleep(settings.RUN_LEASE_SECONDS / 3)
+            try:
+                await self._renew()
+            except DATABASE_DOWN as error:
+                logger.warning("The leases are not renewed, trying again: %s", _first_line(error))
+            except Exception:
+                logger.exception("The leases are not renewed, trying again")
+
+    async def _renew(self) -> None:
+        held = dict(self._active)
+        if not held:
+            return
+        lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS
+        claims = [execution.claim for execution, _ in held.values()]
+        renewed = {run.run_id: run for run in await _renew_leases(claims=claims)}
+        for session_id, (execution, _) in held.items():
+            run = renewed.get(execution.claim.run_id)
+            if run is None:
+                execution.lose_lease()
+                continue
+            execution.renew_lease(lease_until)
+            execution.is_steered = execution.is_steered or run.is_steered
+            if run.is_cancel_requested:
+                await self._attend(session_id)
 
     async def _listen(self) -> None:
-        """Take the hints that something in a session of ours is to stop."""
+        """Take the hints that somebody wants something of a run of ours."""
         while True:
             try:
                 hint = await self._layer.receive(self._channel)
-                await self._stop_what_is_cancelled(uuid.UUID(hint["session_id"]))
+                await self._attend(uuid.UUID(hint["session_id"]), is_steered=hint["type"] == "steer")
+            except DATABASE_DOWN as error:
+                logger.warning("A hint was not followed; the next renewal looks again: %s", _first_line(error))
             except Exception:
-                logger.exception("A cancel hint was not understood; the next heartbeat looks again")
+                logger.exception("A hint was not understood; the next renewal looks again")
                 await asyncio.sleep(1.0)
 
-    async def _stop_what_is_cancelled(self, session_id: uuid.UUID) -> None:
+    async def _attend(self, session_id: uuid.UUID, *, is_steered: bool = False) -> None:
         execution, task = self._active.get(session_id, (None, None))
         if execution is None or task is None or execution.is_finishing:
             return
-        pairs = await _untold_runs(session_id)
-        if pairs and not execution.is_finishing:
-            events = execution.tell_of_cancelled(pairs)
-            await _record_told(session_id=session_id, epoch=execution.claim.epoch, events=events)
-        if await _cancel_requested_among([execution.claim.run_id]) and not execution.is_finishing:
+        if is_steered:
+            execution.is_steered = True
+            return
+        if pairs := await _untold_runs(session_id):
+            await execution.tell_of_cancelled(pairs)
+        renewed = await _renew_leases(claims=[execution.claim])
+        if any(run.is_cancel_requested for run in renewed) and not execution.is_finishing:
             execution.is_cancel_requested = True
             task.cancel()
 
     async def _beat(self) -> None:
-        """Say that this worker lives; look for cancels whose hint was lost."""
+        """Say to whoever watches the site that this worker lives."""
         while True:
             try:
                 await client().zadd(HEARTBEAT_KEY, {self._channel: time.time()})
                 await client().zremrangebyscore(HEARTBEAT_KEY, 0, time.time() - 12 * HEARTBEAT_SECONDS)
-                by_run = {execution.claim.run_id: session for session, (execution, _) in self._active.items()}
-                for run_id in await _cancel_requested_among(list(by_run)) if by_run else []:
-                    await self._stop_what_is_cancelled(by_run[run_id])
             except Exception as error:
                 logger.warning("The heartbeat failed: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import orjson
@@ -47,15 +48,11 @@ def as_frame(event: StreamEvent) -> str:
 def merge_deltas(events: Iterable[StreamEvent]) -> list[StreamEvent]:
     """Join neighbouring deltas of one type; each result has the id of the last that went into it."""
     merged: list[StreamEvent] = []
-    for event in events:
-        last = merged[-1] if merged else None
-        if last and event.type in DELTA_TYPES and _continues(last, event):
-            content = last.fields()["content"] + event.fields()["content"]
-            merged[-1] = make_event(event.id, event.type, {"content": content})
+    for (type, epoch), group in groupby(events, key=lambda event: (event.type, event.id and event.id.epoch)):
+        neighbours = list(group)
+        if type not in DELTA_TYPES or epoch is None or len(neighbours) == 1:
+            merged += neighbours
         else:
-            merged.append(event)
+            content = "".join(event.fields()["content"] for event in neighbours)
+            merged.append(make_event(neighbours[-1].id, type, {"content": content}))
     return merged
-
-
-def _continues(last: StreamEvent, event: StreamEvent) -> bool:
-    return last.type == event.type and bool(last.id and event.id and last.id.epoch == event.id.epoch)

@@ -102,6 +102,8 @@ class StreamHub:
             self._positions[watch.key] = str(after)
             try:
                 await self._wake()
+            except (RedisError, OSError):
+                pass  # nor is there an XREAD to wake: the next one has the new stream
             except BaseException:
                 self.unwatch(watch)
                 raise

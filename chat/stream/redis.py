@@ -2,10 +2,14 @@
 
 import asyncio
 import uuid
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from django.conf import settings
 from redis.asyncio import Redis
+
+from sessions_app.cursor import Cursor
+from sessions_app.redis import sync_client
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, Redis] = WeakKeyDictionary()
 
@@ -16,6 +20,12 @@ def client() -> Redis:
     if found is None:
         found = _clients[loop] = Redis.from_url(settings.REDIS_URL, protocol=2)
     return found
+
+
+def newest_in_stream(session_id: uuid.UUID) -> Cursor | None:
+    """The id of the newest event in Redis, for sync code; None if there is none. Raises RedisError."""
+    entries: Any = sync_client().xrevrange(stream_key(session_id), count=1)
+    return Cursor.parse(entries[0][0].decode()) if entries else None
 
 
 def stream_key(session_id: uuid.UUID) -> str:

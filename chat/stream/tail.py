@@ -4,10 +4,16 @@ Every client reads through `tail`: SSE, WebSocket, the wait for an answer. No ho
 parts; where a cursor points into what is left only as a whole, a `discard` event says what to throw away.
 """
 
+import asyncio
+import logging
+import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from itertools import groupby
+
+from django.conf import settings
+from redis.exceptions import RedisError
 
 from chat.stream.event import TERMINAL_TYPES, StreamEvent, make_event, merge_deltas
 from chat.stream.hub import decode_entry, hub
@@ -17,10 +23,13 @@ from sessions_app.cursor import Cursor
 from sessions_app.models import Event
 from sessions_app.threads import in_database_thread
 
+logger = logging.getLogger(__name__)
+
 _facts_after = in_database_thread(queries.facts_after)
 
 # The events that carry their run's id: the first of an epoch, and the last of a run.
 _NAMING_TYPES = TERMINAL_TYPES | {"message", "discard"}
+RETRY_SECONDS = 0.5
 _FACTS_PAGE = 200
 _STREAM_PAGE = 1_000
 
@@ -31,25 +40,42 @@ async def tail(
     """All events behind `after`, in order, in batches, without end. Close it when done.
 
     `is_newest` says that nothing lies behind `after` yet, which saves the look back. An empty batch comes every
-    KEEPALIVE_SECONDS of idling. Raises RedisError if Redis is down when it begins.
+    KEEPALIVE_SECONDS of idling. While Redis is down what is on record comes, and the rest when it is back.
     """
     reader = _Tail(session_id, after, is_whole=is_newest)
     with await hub().watch(session_id, after) as watch:
-        if not is_newest:
-            async for batch in reader.look_back():
-                yield batch
+        must_look_back = not is_newest
         while True:
-            live = await watch.take()
-            if live is None:
-                async for batch in reader.look_back():
+            if must_look_back:
+                async for batch in _looked_back(reader):
                     yield batch
-            elif not live:
+            live = await watch.take()
+            must_look_back = live is None or reader.has_gap(live)
+            if not live and not must_look_back:
                 async for batch in reader.facts(before=None):
                     yield batch
                 yield []
-            else:
+            elif live and not must_look_back:
                 async for batch in reader.in_order(live):
                     yield batch
+
+
+async def _looked_back(reader: "_Tail") -> AsyncIterator[list[StreamEvent]]:
+    """What is behind the cursor by now, whenever Redis can be asked for it."""
+    idle_since = time.monotonic()
+    while True:
+        try:
+            async for batch in reader.look_back():
+                yield batch
+            return
+        except (RedisError, OSError) as error:
+            logger.warning("Redis does not answer a reader, trying again: %s", error)
+        async for batch in reader.facts(before=None):
+            yield batch
+        await asyncio.sleep(RETRY_SECONDS)
+        if time.monotonic() - idle_since > settings.KEEPALIVE_SECONDS:
+            idle_since = time.monotonic()
+            yield []
 
 
 class _Tail:
@@ -60,6 +86,21 @@ class _Tail:
         self._after = after
         self._is_whole = is_whole
 
+    def has_gap(self, events: list[StreamEvent]) -> bool:
+        """Whether something between the cursor and these events, or among them, is missing.
+
+        So it is when Redis lost the stream and its writer wrote it anew behind our back, or when it was cut.
+        """
+        last = self._after
+        for event in events:
+            id = event.id
+            if id is None or id <= last:
+                continue
+            if not _follows(id, last):
+                return True
+            last = id
+        return False
+
     async def look_back(self) -> AsyncIterator[list[StreamEvent]]:
         """What is behind the cursor by now: from the facts up to where the stream begins, then from the stream."""
         oldest, batch = await _read_stream(self._session_id, self._after)
@@ -67,25 +108,30 @@ class _Tail:
             async for facts in self.facts(before=oldest):
                 yield facts
         while batch:
-            async for part in self.in_order(merge_deltas(batch)):
+            async for part in self.in_order(batch, merge=True):
                 yield part
             _, batch = await _read_stream(self._session_id, self._after)
 
-    async def in_order(self, events: list[StreamEvent]) -> AsyncIterator[list[StreamEvent]]:
+    async def in_order(self, events: list[StreamEvent], *, merge: bool = False) -> AsyncIterator[list[StreamEvent]]:
         """Those of the stream's events that are new, and before each new epoch what the stream misses of the old.
 
         A worker may have died, or lost its epoch, between a commit and the stream: the end of its epoch is then
-        on record only.
+        on record only. What is missing elsewhere, and not on record either, is announced.
         """
         new = [event for event in events if event.id and event.id > self._after]
         for _, group in groupby(new, key=lambda event: event.id and event.id.epoch):
             part = list(group)
             first = part[0].id
-            if first and first.epoch > self._after.epoch and not self._is_whole:
+            assert first is not None
+            if (first.epoch > self._after.epoch and not self._is_whole) or not _follows(first, self._after):
                 async for facts in self.facts(before=first):
                     yield facts
-            self._seen(part)
-            yield part
+            if not _follows(first, self._after):
+                yield [make_event(None, "discard", {"reason": "gap", "since": str(self._after)})]
+            part = [event for event in part if event.id and event.id > self._after]
+            if part:
+                self._seen(part)
+                yield merge_deltas(part) if merge else part
 
     async def facts(self, *, before: Cursor | None) -> AsyncIterator[list[StreamEvent]]:
         """Facts behind the cursor that begin before `before`."""
@@ -102,6 +148,11 @@ class _Tail:
     def _seen(self, events: list[StreamEvent]) -> None:
         self._after = events[-1].id or self._after
         self._is_whole = events[-1].type in TERMINAL_TYPES
+
+
+def _follows(id: Cursor, last: Cursor) -> bool:
+    """Whether nothing can be between the two: an epoch's events are numbered from 1, without holes."""
+    return id.seq <= last.seq + 1 if id.epoch == last.epoch else id.seq == 1
 
 
 async def _read_stream(session_id: uuid.UUID, after: Cursor) -> tuple[Cursor | None, list[StreamEvent]]:
@@ -126,7 +177,10 @@ def _as_events(fact: Event, after: Cursor) -> list[StreamEvent]:
 
 @dataclass
 class RunFilter:
-    """Picks one run's events out of its session's: what names the run, and what follows under that epoch."""
+    """Picks one run's events out of its session's: what names the run, and what follows under that epoch.
+
+    A message that steered another turn is answered there: then that turn's events are picked, to its end.
+    """
 
     run_id: str
     epoch: int | None = None
@@ -138,8 +192,12 @@ class RunFilter:
     def _is_mine(self, event: StreamEvent) -> bool:
         if event.id is None or event.type not in _NAMING_TYPES:
             return self.epoch is not None and (event.id is None or event.id.epoch == self.epoch)
-        if event.fields().get("run_id") != self.run_id:
+        fields = event.fields()
+        if fields.get("run_id") != self.run_id:
             return False
         self.epoch = event.id.epoch
-        self.is_over = event.type in TERMINAL_TYPES
+        if steered_into := fields.get("steered_into"):
+            self.run_id = steered_into
+        else:
+            self.is_over = event.type in TERMINAL_TYPES
         return True

@@ -1,11 +1,14 @@
 """The worker's side of the stream: what its runs emit goes to Redis in one pipeline per tick.
 
 A session has one writer, the holder of its epoch. Ids are explicit, so that Redis itself refuses an id of an
-older epoch; a stream that meets this is `fenced`, and its run must stop.
+older epoch; a stream that meets this is `fenced`, and its run must stop. What is not on record in Postgres yet is
+kept until it is: if Redis loses the stream, the next flush finds that out and writes it again.
 """
 
 import asyncio
 import logging
+import math
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -38,7 +41,9 @@ class _Entry:
         self.seq, self.type, self.data, self.text = seq, type, data, text
 
     def encoded(self) -> bytes:
-        return orjson.dumps({"content": self.text}) if self.data is None else self.data
+        if self.data is None:
+            self.data = orjson.dumps({"content": self.text})
+        return self.data
 
 
 class RunStream:
@@ -52,6 +57,9 @@ class RunStream:
         self.on_fenced: Callable[[], object] | None = None
         self.pending: list[_Entry] = []
         self.is_flushed = asyncio.Event()  # all that was emitted is in Redis, or never will be
+        self.lease_until = math.inf  # monotonic time; later nothing is written, somebody else may be the writer
+        self.written_seq = 0  # the newest in Redis, as far as we know
+        self._unsettled: list[_Entry] = []  # written, but not on record yet: what we write again if Redis loses it
         self._writer = writer
         self._is_silent = True  # until its first delta
 
@@ -75,37 +83,70 @@ class RunStream:
         self._is_silent = False
         return self.seq
 
+    def wake(self) -> None:
+        """See to it that what waits is written soon."""
+        if self.pending:
+            self._writer.wake(self)
+
+    def settle(self, seq: int) -> None:
+        """Everything up to this is on record as facts, which is where readers find it if Redis loses the stream."""
+        self._unsettled = [entry for entry in self._unsettled if entry.seq > seq]
+
+    def has_written(self, entries: list[_Entry]) -> None:
+        self.written_seq = entries[-1].seq
+        self._unsettled += entries
+        if len(self._unsettled) > settings.STREAM_MAX_EVENTS:
+            del self._unsettled[: -settings.STREAM_MAX_EVENTS]
+
+    def write_again(self, entries: list[_Entry], newest: Cursor) -> None:
+        """Redis holds less or more of this epoch than we believed: all behind `newest` is to be written."""
+        self.written_seq = newest.seq if newest.epoch == self.epoch else 0
+        known = self._unsettled + entries
+        self.pending = [entry for entry in known if entry.seq > self.written_seq] + self.pending
+        self._unsettled = [entry for entry in known if entry.seq <= self.written_seq]
+        if self.pending:
+            self._writer.wake(self)
+
     def fence(self) -> None:
         """Another writer has a newer epoch: nothing more of this one gets into the stream."""
         self.is_fenced = True
-        self.pending = []
+        self.pending, self._unsettled = [], []
+        self.is_flushed.set()
         if self.on_fenced:
             self.on_fenced()
 
 
 # One call a tick for all streams, and atomic, so that a reader that waits for many streams wakes once for all.
-# KEYS: the streams. ARGV: the longest a stream may get, its seconds to live, then for each stream the number of
-# its entries and their id, type and data. Answers for each stream with '' or, if an id was refused, the newest id.
+# KEYS: the streams. ARGV: the longest a stream may get, its seconds to live, then for each stream the id that must
+# be its newest ('': whatever is there), the number of its entries and their id, type and data. Answers for each
+# stream with '' or, if nothing was written, with its newest id.
 _APPEND = """
 local answers = {}
 local at = 3
 for i, key in ipairs(KEYS) do
-    local refused = ''
-    for _ = 1, tonumber(ARGV[at]) do
-        if refused == '' then
+    local found = ''
+    if ARGV[at] ~= '' then
+        local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
+        found = newest[1] and newest[1][1] or '0-0'
+        if found == ARGV[at] then found = '' end
+    end
+    for _ = 1, tonumber(ARGV[at + 1]) do
+        if found == '' then
             local reply = redis.pcall('XADD', key, 'MAXLEN', '~', ARGV[1],
-                ARGV[at + 1], 't', ARGV[at + 2], 'd', ARGV[at + 3])
+                ARGV[at + 2], 't', ARGV[at + 3], 'd', ARGV[at + 4])
             if type(reply) == 'table' and reply.err then
                 local newest = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)
-                if not newest[1] then return redis.error_reply(reply.err) end
-                refused = newest[1][1]
+                if not (newest[1] and string.find(reply.err, 'equal or smaller')) then
+                    return redis.error_reply(reply.err)
+                end
+                found = newest[1][1]
             end
         end
         at = at + 3
     end
-    at = at + 1
+    at = at + 2
     redis.call('EXPIRE', key, ARGV[2])
-    answers[i] = refused
+    answers[i] = found
 end
 return answers
 """
@@ -165,13 +206,16 @@ class StreamWriter:
                 await self._hurry.wait()
 
     async def _flush(self) -> None:
-        if not self._dirty:
+        now = time.monotonic()
+        batch = [(stream, stream.pending) for stream in self._dirty if stream.pending and now < stream.lease_until]
+        if not batch:
             return
-        batch = [(stream, stream.pending) for stream in self._dirty]
-        self._dirty = set()
+        # What has outlived its lease waits for the lease's renewal, which wakes it.
+        self._dirty = {stream for stream in self._dirty if stream.pending and now >= stream.lease_until}
         arguments: list[str | int | bytes] = [settings.STREAM_MAX_EVENTS, settings.STREAM_TTL_SECONDS]
         for stream, entries in batch:
             stream.pending = []
+            arguments.append(f"{stream.epoch}-{stream.written_seq}" if stream.written_seq else "")
             arguments.append(len(entries))
             for entry in entries:
                 arguments += (f"{stream.epoch}-{entry.seq}", entry.type, entry.encoded())
@@ -183,17 +227,19 @@ class StreamWriter:
                 self._dirty.add(stream)
             raise
         for (stream, entries), newest in zip(batch, answers, strict=True):
-            if newest:
+            if not newest:
+                stream.has_written(entries)
+            else:
                 self._settle_refusal(stream, entries, Cursor.parse(newest.decode()))
             if not stream.pending:
                 stream.is_flushed.set()
 
     def _settle_refusal(self, stream: RunStream, entries: list[_Entry], newest: Cursor) -> None:
-        """Redis refused an id: a newer epoch writes, or a repeated flush met what its first try had written."""
+        """Nothing was written: a newer epoch writes, Redis lost what it had, or a repeated flush met what its first
+        try had written."""
         if newest.epoch > stream.epoch:
             stream.fence()
-            return
-        unwritten = [entry for entry in entries if (stream.epoch, entry.seq) > newest]
-        if unwritten:
-            stream.pending = unwritten + stream.pending
-            self.wake(stream)
+        else:
+            if newest < (stream.epoch, stream.written_seq):
+                logger.warning("Redis has lost events of %s, writing them again", stream.key)
+            stream.write_again(entries, newest)

@@ -49,6 +49,13 @@ class ExtendSerializer(serializers.Serializer[Any]):
     extra_seconds = serializers.IntegerField(min_value=1, max_value=settings.SESSION_MAX_TTL_SECONDS)
 
 
+class ForkSerializer(serializers.Serializer[Any]):
+    message_id = serializers.IntegerField(
+        required=False, min_value=1, max_value=2**63 - 1, help_text="The last message to take along; else all."
+    )
+    title = StrictCharField(required=False, allow_blank=True, max_length=200)
+
+
 class SessionUsageSerializer(serializers.Serializer[AgentSession]):
     input_tokens = serializers.IntegerField()
     output_tokens = serializers.IntegerField()
@@ -72,6 +79,7 @@ class SessionSerializer(serializers.ModelSerializer[AgentSession]):
             "title",
             "state",
             "usage",
+            "forked_from",
         ]
 
 
@@ -129,6 +137,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     session_id = serializers.UUIDField()
     usage = RunUsageSerializer(source="*")
     tool_calls = serializers.IntegerField(source="tool_call_count")
+    rolled_back = serializers.BooleanField(source="is_rolled_back")
     cursor = serializers.CharField(source="terminal_cursor", help_text="The id of the run's last event.")
     error = serializers.SerializerMethodField()
 
@@ -139,6 +148,9 @@ class RunSerializer(serializers.ModelSerializer[Run]):
             "session_id",
             "status",
             "attempt",
+            "retry_of",
+            "steered_into",
+            "rolled_back",
             "usage",
             "tool_calls",
             "error",

@@ -5,21 +5,15 @@ import time
 from typing import Any
 
 from django.conf import settings
-from redis import Redis
 from redis.exceptions import RedisError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
+from sessions_app.redis import sync_client
+
 logger = logging.getLogger(__name__)
 
 WINDOW_SECONDS = 60
-_redis: list[Redis] = []  # made at the first request
-
-
-def _client() -> Redis:
-    if not _redis:
-        _redis.append(Redis.from_url(settings.REDIS_URL, socket_timeout=1.0, socket_connect_timeout=1.0))
-    return _redis[0]
 
 
 class RequestRateThrottle(BaseThrottle):
@@ -35,9 +29,9 @@ class RequestRateThrottle(BaseThrottle):
             caller, limit = f"ip:{self.get_ident(request)}", settings.ANONYMOUS_REQUESTS_PER_MINUTE
         key = f"agentsite:rate:{caller}:{int(now // WINDOW_SECONDS)}"
         try:
-            count = _client().incr(key)
+            count = sync_client().incr(key)
             if count == 1:
-                _client().expire(key, 2 * WINDOW_SECONDS)
+                sync_client().expire(key, 2 * WINDOW_SECONDS)
         except RedisError as error:
             logger.warning("Redis does not count requests, so they pass: %s", error)
             return True

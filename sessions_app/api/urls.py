@@ -8,6 +8,7 @@ urlpatterns = [
     re_path(r"^sessions/?$", views.SessionsView.as_view(), name="sessions"),
     re_path(rf"{SESSION}/?$", views.SessionView.as_view(), name="session"),
     re_path(rf"{SESSION}/extend/?$", views.ExtendView.as_view(), name="session-extend"),
+    re_path(rf"{SESSION}/fork/?$", views.ForkView.as_view(), name="session-fork"),
     re_path(rf"{SESSION}/state/?$", views.StateView.as_view(), name="session-state"),
     re_path(rf"{SESSION}/history/?$", views.HistoryView.as_view(), name="session-history"),
     re_path(rf"{SESSION}/runs/?$", views.RunsView.as_view(), name="session-runs"),

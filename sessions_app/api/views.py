@@ -16,7 +16,7 @@ from sessions_app.api import serializers
 from sessions_app.api.pagination import Pages
 from sessions_app.authentication import create_ticket
 from sessions_app.models import AgentSession, ApiToken, Run
-from sessions_app.services import cancelling, sessions, tokens
+from sessions_app.services import cancelling, forking, sessions, tokens
 
 Errors = dict.fromkeys((400, 401, 429), serializers.ErrorSerializer)
 NotFound = {404: serializers.ErrorSerializer, **Errors}
@@ -121,6 +121,24 @@ class ExtendView(APIView):
         session = get_session(request.user, session_id)
         values = _decoded(serializers.ExtendSerializer, request)
         return Response(serializers.SessionSerializer(sessions.extend_session(session=session, **values)).data)
+
+
+class ForkView(APIView):
+    """A new session that begins as this one stood after one of its messages, or as it stands."""
+
+    serializer_class = serializers.ForkSerializer
+
+    @extend_schema(
+        operation_id="sessions_fork",
+        tags=["sessions"],
+        summary="Fork a session",
+        request=serializers.ForkSerializer,
+        responses={201: serializers.SessionSerializer, **NotFound},
+    )
+    def post(self, request: Request, session_id: str) -> Response:
+        session = get_session(request.user, session_id)
+        fork = forking.fork_session(session=session, **_decoded(serializers.ForkSerializer, request))
+        return Response(serializers.SessionSerializer(fork).data, status=201)
 
 
 _STATE = {"tags": ["state"], "request": dict, "responses": {200: dict, **NotFound}}

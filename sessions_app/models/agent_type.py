@@ -2,6 +2,23 @@ from django.core.validators import MinValueValidator
 from django.db import models
 
 
+class OnBusy(models.TextChoices):
+    """What becomes of a message that comes while the session is busy with another."""
+
+    REJECT = "reject", "reject: refuse it"
+    ENQUEUE = "enqueue", "enqueue: answer it afterwards"
+    INTERRUPT = "interrupt", "interrupt: stop the other and keep its partial answer"
+    ROLLBACK = "rollback", "rollback: stop the other and remove it from the history"
+    STEER = "steer", "steer: hand it to the other at its next step"
+
+
+class UnknownOutcome(models.TextChoices):
+    """What to do when a worker was lost in the middle of a tool that is not safe to repeat."""
+
+    ASK = "ask", "ask: wait until a person settles it"
+    TELL = "tell", "tell: let the model know that the outcome is unknown"
+
+
 class AgentType(models.Model):
     """A configured agent: which runtime answers, with which model, prompt and tools."""
 
@@ -16,6 +33,20 @@ class AgentType(models.Model):
         default=10,
         validators=[MinValueValidator(1)],
         help_text="Model answers in one run, at most.",
+    )
+    max_attempts = models.PositiveSmallIntegerField(
+        default=3,
+        validators=[MinValueValidator(1)],
+        help_text="How many workers may be lost over one run, before it fails.",
+    )
+    on_busy = models.CharField(
+        max_length=10, choices=OnBusy, default=OnBusy.ENQUEUE, help_text="Requests may choose another."
+    )
+    unknown_outcome = models.CharField(
+        max_length=10,
+        choices=UnknownOutcome,
+        default=UnknownOutcome.ASK,
+        help_text="For a tool that may have been at work when its worker was lost, and is not idempotent.",
     )
     is_enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)

@@ -1,4 +1,5 @@
 from django.db import models
+from django.utils import timezone
 
 from sessions_app.models.run import Run
 from sessions_app.models.session import AgentSession
@@ -29,7 +30,7 @@ class Message(models.Model):
     is_partial = models.BooleanField(default=False, help_text="An answer that was stopped or broke off.")
     duration_ms = models.PositiveIntegerField(null=True, blank=True)
     token_count = models.PositiveIntegerField(default=0, help_text="Of what the model is sent for it.")
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["turn", "position"]

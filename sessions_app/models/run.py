@@ -25,8 +25,18 @@ class Run(models.Model):
     turn = models.PositiveIntegerField()
     status = models.CharField(max_length=20, choices=RunStatus, default=RunStatus.QUEUED)
     epoch = models.BigIntegerField(null=True, blank=True, help_text="The epoch of the newest claim.")
-    attempt = models.PositiveSmallIntegerField(default=0)
+    attempt = models.PositiveSmallIntegerField(default=0, help_text="Claims, without those given back in good order.")
     worker = models.CharField(max_length=100, blank=True, help_text="The channel of the worker that claimed it.")
+    lease_expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="Until then its worker need not have renewed the lease."
+    )
+    idempotency_key = models.CharField(max_length=200, blank=True, help_text="The client's, for this message.")
+    retry_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="retries")
+    is_steering = models.BooleanField(default=False, help_text="May enter the running turn at its next step.")
+    steered_into = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="+", help_text="The turn that its message entered."
+    )
+    is_rolled_back = models.BooleanField(default=False, help_text="Cancelled and removed from the history.")
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True, blank=True)
@@ -45,6 +55,11 @@ class Run(models.Model):
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(fields=["session", "turn"], name="run_turn_once"),
+            models.UniqueConstraint(
+                fields=["session", "idempotency_key"],
+                condition=~models.Q(idempotency_key=""),
+                name="run_idempotency_key_once",
+            ),
             # Two workers can never both hold a run of one session, whatever they believe.
             models.UniqueConstraint(
                 fields=["session"],
@@ -59,6 +74,8 @@ class Run(models.Model):
                 condition=models.Q(status__in=["queued", "running", "awaiting_approval"]),
                 name="run_active",
             ),
+            # The sweeper's search for lost workers.
+            models.Index(fields=["lease_expires_at"], condition=models.Q(status="running"), name="run_lease"),
         ]
 
     def __str__(self) -> str:

@@ -10,7 +10,7 @@ from django.utils import timezone
 from sessions_app import facts
 from sessions_app.models import AgentSession, Message, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
-from sessions_app.services.recording import NewEvent
+from sessions_app.services.recording import NewEvent, drop_open_calls
 from sessions_app.services.telling import Told, record_told
 from sessions_app.signals import cancel_requested
 
@@ -28,10 +28,12 @@ class CancelResult:
 
 
 @transaction.atomic
-def request_cancel(*, session: AgentSession, run_id: uuid.UUID | None = None) -> CancelResult:
+def request_cancel(
+    *, session: AgentSession, run_id: uuid.UUID | None = None, is_rollback: bool = False
+) -> CancelResult:
     """Cancel what waits, ask what runs to stop; without `run_id` all that is active in the session.
 
-    Harmless if repeated.
+    `is_rollback` removes them from the history too. Harmless if repeated.
     """
     # The lock keeps claims out meanwhile: what is queued here stays queued until it is cancelled.
     locked = AgentSession.objects.select_for_update().get(pk=session.pk)
@@ -39,7 +41,7 @@ def request_cancel(*, session: AgentSession, run_id: uuid.UUID | None = None) ->
     result = CancelResult()
     for run in active:
         if run_id in (None, run.pk):
-            _cancel(run, result)
+            _cancel(run, result, is_rollback)
     worker = next((run.worker for run in active if run.status == RunStatus.RUNNING), None)
     if worker is not None:
         transaction.on_commit(partial(cancel_requested.send, Run, session_id=session.pk, worker=worker))
@@ -48,21 +50,23 @@ def request_cancel(*, session: AgentSession, run_id: uuid.UUID | None = None) ->
     return result
 
 
-def _cancel(run: Run, result: CancelResult) -> None:
+def _cancel(run: Run, result: CancelResult, is_rollback: bool) -> None:
     run.cancel_requested_at = run.cancel_requested_at or timezone.now()
-    if run.status == RunStatus.QUEUED:
-        run.status, run.finished_at = RunStatus.CANCELLED, timezone.now()
-        result.cancelled.append(run)
-    else:
+    run.is_rolled_back = run.is_rolled_back or is_rollback
+    if run.status == RunStatus.RUNNING:
         result.cancelling.append(run)
-    run.save(update_fields=["cancel_requested_at", "status", "finished_at"])
+    else:
+        run.status, run.finished_at = RunStatus.CANCELLED, timezone.now()
+        drop_open_calls(run.pk)
+        result.cancelled.append(run)
+    run.save(update_fields=["cancel_requested_at", "is_rolled_back", "status", "finished_at"])
 
 
 # --- telling of runs that were cancelled while they waited: their events still need a writer ------------------------
 
 
 def untold_runs(session_id: uuid.UUID) -> list[tuple[Run, Message]]:
-    """Runs that were cancelled while they waited and whose end no event has told yet, with their messages."""
+    """Runs that were cancelled while no worker had them and whose end no event has told yet, with their messages."""
     runs = Run.objects.filter(session_id=session_id, status=RunStatus.CANCELLED, terminal_cursor="")
     messages = Message.objects.filter(run__in=runs, position=0)
     return [(message.run, message) for message in messages.select_related("run").order_by("turn")]

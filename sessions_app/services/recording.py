@@ -7,16 +7,18 @@ nothing is written and StaleEpochError raised.
 
 import uuid
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from django.db import connection
+from django.db import connection, transaction
+from django.db.models import F
 
 from sessions_app.cursor import Cursor
 from sessions_app.errors import StaleEpochError
-from sessions_app.models import RunStatus
-from sessions_app.services.runs import Claim
+from sessions_app.models import AgentSession, Message, Run, RunStatus, ToolCall, ToolCallStatus
+from sessions_app.services.claiming import Claim
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,40 @@ class Usage:
     is_estimated: bool = False
 
 
+@dataclass(frozen=True)
+class NewCall:
+    """A tool call for the ledger of effects, before its tool starts."""
+
+    call_id: str
+    tool: str
+    arguments: dict[str, Any]
+    idempotency_key: str
+    is_idempotent: bool
+    status: str = ToolCallStatus.PLANNED.value
+
+
 @dataclass
 class Step:
-    """What one checkpoint adds: messages in order, the facts of the stream, the model calls."""
+    """What one checkpoint adds: messages in order, the facts of the stream, the model calls, the tool calls."""
 
     messages: list[NewMessage] = field(default_factory=list)
     events: list[NewEvent] = field(default_factory=list)
     usage: list[Usage] = field(default_factory=list)
+    calls: list[NewCall] = field(default_factory=list)
+
+    @property
+    def has_tools(self) -> bool:
+        return bool(self.calls) or any(message.tool_call_id for message in self.messages)
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What is left to do in a session: the run that waits next, and whether some ended without an event."""
+    """What is left to do in a session: the run that waits next, whether some ended without an event, and whether
+    a message may enter the running turn."""
 
     next_run: uuid.UUID | None
     has_untold_runs: bool
+    is_steered: bool
 
 
 _RECORD = """
@@ -90,7 +111,9 @@ WITH held AS (
         reasoning_tokens = r.reasoning_tokens + %(reasoning_tokens)s,
         tool_call_count = r.tool_call_count + %(tool_call_count)s,
         status = COALESCE(%(status)s, r.status), terminal_cursor = %(terminal_cursor)s,
-        finished_at = CASE WHEN %(status)s::text IS NULL THEN NULL ELSE clock_timestamp() END,
+        finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() END,
+        attempt = GREATEST(r.attempt - %(given_back)s, 0),
+        lease_expires_at = CASE WHEN %(status)s::text IS NULL THEN r.lease_expires_at END,
         error_code = %(error_code)s, error_message = %(error_message)s
     FROM held WHERE r.id = %(run_id)s
 ), message AS (
@@ -113,7 +136,7 @@ WITH held AS (
     SELECT held.id, held.owner_id, held.agent_type_id, %(run_id)s, clock_timestamp(), new.*
     FROM held, jsonb_to_recordset(%(usage)s) AS new(
         model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool)
-)
+)/* ledger */
 SELECT (
     SELECT next.id FROM sessions_app_run next
     WHERE next.session_id = held.id AND next.status = 'queued' ORDER BY next.turn LIMIT 1
@@ -121,30 +144,94 @@ SELECT (
     SELECT 1 FROM sessions_app_run untold
     WHERE untold.session_id = held.id AND untold.status = 'cancelled' AND untold.terminal_cursor = ''
       AND untold.id <> %(run_id)s
+), EXISTS (
+    SELECT 1 FROM sessions_app_run steering
+    WHERE steering.session_id = held.id AND steering.status = 'queued' AND steering.is_steering
 ) FROM held
 """
 
+# Steps with tools also keep the ledger of their effects. An agent may tell of a call twice.
+_LEDGER = """, planned AS (
+    INSERT INTO sessions_app_toolcall (
+        run_id, planned_at, started_at, is_error, decision,
+        call_id, tool, arguments, idempotency_key, is_idempotent, status)
+    SELECT %(run_id)s, clock_timestamp(), CASE WHEN new.status = 'started' THEN clock_timestamp() END, false, '', new.*
+    FROM held, jsonb_to_recordset(%(calls)s) AS new(
+        call_id text, tool text, arguments jsonb, idempotency_key text, is_idempotent bool, status text)
+    ON CONFLICT (run_id, call_id) DO NOTHING
+), outcome AS (
+    UPDATE sessions_app_toolcall t
+    SET status = CASE WHEN t.status = 'unknown' AND t.decision <> 'happened' THEN 'unknown' ELSE 'finished' END,
+        is_error = new.is_error, finished_at = clock_timestamp()
+    FROM held, jsonb_to_recordset(%(messages)s) AS new(tool_call_id text, is_error bool)
+    WHERE t.run_id = %(run_id)s AND new.tool_call_id <> '' AND t.call_id = new.tool_call_id
+)"""
+_RECORD_WITH_TOOLS = _RECORD.replace("/* ledger */", _LEDGER)
 
-def record_step(*, claim: Claim, step: Step) -> None:
+
+def record_step(*, claim: Claim, step: Step) -> Aftermath:
     """Write a checkpoint; raises StaleEpochError, and then nothing of it is written."""
-    _record(claim, step)
+    return _record(claim, step)
 
 
 def finish_run(
-    *, claim: Claim, status: RunStatus, step: Step, error_code: str = "", error_message: str = ""
+    *,
+    claim: Claim,
+    status: RunStatus,
+    step: Step,
+    error_code: str = "",
+    error_message: str = "",
+    has_open_calls: bool = False,
 ) -> Aftermath:
     """Write a run's last messages, facts (the terminal event last), usage and status, all or nothing.
 
-    Raises StaleEpochError.
+    `has_open_calls`: some tool calls have no result, and the ledger has to say so. Raises StaleEpochError.
     """
-    return _record(
-        claim,
-        step,
-        status=status.value,
-        terminal_cursor=str(Cursor(claim.epoch, step.events[-1].seq)),
-        error_code=error_code,
-        error_message=error_message,
+    with transaction.atomic() if has_open_calls or status == RunStatus.CANCELLED else nullcontext():
+        aftermath = _record(
+            claim,
+            step,
+            status=status.value,
+            is_over=True,
+            terminal_cursor=str(Cursor(claim.epoch, step.events[-1].seq)),
+            error_code=error_code,
+            error_message=error_message,
+        )
+        if has_open_calls:
+            drop_open_calls(claim.run_id)
+        if status == RunStatus.CANCELLED and Run.objects.filter(pk=claim.run_id, is_rolled_back=True).exists():
+            remove_from_history(claim.run_id)
+    return aftermath
+
+
+def read_aftermath(*, claim: Claim) -> Aftermath:
+    """What `finish_run` would return, for a caller who never got its answer."""
+    runs = Run.objects.filter(session_id=claim.session_id)
+    queued = runs.filter(status=RunStatus.QUEUED).order_by("turn")
+    return Aftermath(
+        queued.values_list("pk", flat=True).first(),
+        runs.filter(status=RunStatus.CANCELLED, terminal_cursor="").exclude(pk=claim.run_id).exists(),
+        queued.filter(is_steering=True).exists(),
     )
+
+
+def park_run(*, claim: Claim, step: Step) -> None:
+    """Write a step after which the run waits for a person, without a worker. Raises StaleEpochError."""
+    _record(claim, step, status=RunStatus.AWAITING_APPROVAL.value, given_back=1)
+
+
+def drop_open_calls(run_id: uuid.UUID) -> None:
+    """The run ends: what it had planned does not start any more, and of what it had started nobody saw the end."""
+    calls = ToolCall.objects.filter(run_id=run_id)
+    calls.filter(status=ToolCallStatus.PLANNED).update(status=ToolCallStatus.SKIPPED)
+    calls.filter(status=ToolCallStatus.STARTED).update(status=ToolCallStatus.UNKNOWN)
+
+
+def remove_from_history(run_id: uuid.UUID) -> None:
+    """Roll a turn back: no prompt and no history shows it any more. Its events and its usage stay on record."""
+    run = Run.objects.get(pk=run_id)
+    removed, _ = Message.objects.filter(session_id=run.session_id, turn=run.turn).delete()
+    AgentSession.objects.filter(pk=run.session_id).update(message_count=F("message_count") - removed)
 
 
 def _record(
@@ -152,6 +239,8 @@ def _record(
     step: Step,
     *,
     status: str | None = None,
+    is_over: bool = False,
+    given_back: int = 0,
     terminal_cursor: str = "",
     error_code: str = "",
     error_message: str = "",
@@ -162,12 +251,15 @@ def _record(
         "epoch": claim.epoch,
         "turn": claim.turn,
         "status": status,
+        "is_over": is_over,
+        "given_back": given_back,
         "terminal_cursor": terminal_cursor,
         "error_code": error_code,
         "error_message": error_message,
         "messages": _as_json(step.messages),
         "events": _as_json(step.events),
         "usage": _as_json(step.usage),
+        **({"calls": _as_json(step.calls)} if step.has_tools else {}),
         "message_count": len(step.messages),
         "tool_call_count": sum(len(message.tool_calls) for message in step.messages),
         "input_tokens": sum(call.input_tokens for call in step.usage),
@@ -176,7 +268,7 @@ def _record(
         "reasoning_tokens": sum(call.reasoning_tokens for call in step.usage),
     }
     with connection.cursor() as cursor:
-        cursor.execute(_RECORD, values)
+        cursor.execute(_RECORD_WITH_TOOLS if step.has_tools else _RECORD, values)
         held = cursor.fetchone()
     if held is None:
         raise StaleEpochError()

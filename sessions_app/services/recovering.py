@@ -1,51 +1,98 @@
-"""Runs whose worker is gone: they end as failed, so that their sessions go on."""
+"""What the sweeper finds: runs whose lease ran out, and queued runs whose dispatch was lost."""
 
 import uuid
-from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from sessions_app import facts
 from sessions_app.models import AgentSession, Run, RunStatus
-from sessions_app.services.recording import NewEvent
+from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.services.recording import NewEvent, drop_open_calls
 from sessions_app.services.telling import Told, record_told
 
 WORKER_LOST = "worker_lost"
-_MESSAGE = "The worker that ran this was stopped or lost. Send the message again."
+_LEASE_RAN_OUT = Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())  # by the database's clock, as it was set
 
 
-def lost_runs(*, living_workers: Collection[str], grace: timedelta) -> list[uuid.UUID]:
-    """Running runs whose worker sends no heartbeat; `grace` is the time that a young run is left alone."""
-    running = Run.objects.filter(status=RunStatus.RUNNING, started_at__lt=timezone.now() - grace)
-    return list(running.exclude(worker__in=living_workers).values_list("pk", flat=True))
+def mark_undispatched(*, run_id: uuid.UUID) -> None:
+    """The broker did not take it: the sweeper dispatches it."""
+    Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
 
 
 @transaction.atomic
-def fail_lost_run(*, run_id: uuid.UUID) -> Told | None:
-    """End a run in its worker's place, under a new epoch: should the worker live after all, it can write no more.
+def take_undispatched(*, older_than_seconds: float | None = None, limit: int = 1_000) -> list[uuid.UUID]:
+    """Queued runs, first in their session, that no broker took or whose dispatch is older than that.
 
-    None if the run has ended meanwhile.
+    They count as dispatched now. Sweepers that call it at once take different runs.
+    """
+    age = timedelta(seconds=settings.REDISPATCH_SECONDS if older_than_seconds is None else older_than_seconds)
+    now = timezone.now()
+    earlier = Run.objects.filter(
+        session_id=OuterRef("session_id"), status__in=ACTIVE_STATUSES, turn__lt=OuterRef("turn")
+    )
+    overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - age)
+    lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).order_by("created_at")
+    ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
+    Run.objects.filter(pk__in=ids).update(dispatched_at=now)
+    return ids
+
+
+def overdue_runs(*, limit: int = 1_000) -> list[uuid.UUID]:
+    """Running runs whose lease ran out."""
+    running = Run.objects.filter(_LEASE_RAN_OUT, status=RunStatus.RUNNING)
+    return list(running.order_by("lease_expires_at").values_list("pk", flat=True)[:limit])
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What became of an overdue run: queued again, or ended with these events."""
+
+    run_id: uuid.UUID
+    told: Told | None
+
+
+@transaction.atomic
+def recover_run(*, run_id: uuid.UUID) -> Recovered | None:
+    """Take an overdue run from its worker, which can write no more: the session's epoch goes on.
+
+    None if its lease was renewed meanwhile, or if another sweeper was faster.
     """
     session = AgentSession.objects.select_for_update().filter(runs=run_id).first()
-    if session is None:
+    runs = Run.objects.filter(_LEASE_RAN_OUT, pk=run_id, status=RunStatus.RUNNING)
+    run = runs.select_for_update().select_related("session__agent_type").first() if session else None
+    if session is None or run is None:
         return None
-    session.epoch += 1
-    failed = Run.objects.filter(pk=run_id, status=RunStatus.RUNNING).update(
-        status=RunStatus.FAILED,
-        epoch=session.epoch,
-        finished_at=timezone.now(),
-        error_code=WORKER_LOST,
-        error_message=_MESSAGE,
-    )
-    if not failed:
-        return None
-    session.save(update_fields=["epoch"])
-    discard = {"run_id": str(run_id), "reason": WORKER_LOST}
-    events = [
-        NewEvent(1, 1, "discard", discard, run_id),
-        NewEvent(2, 2, "error", facts.failed(run_id, WORKER_LOST, _MESSAGE), run_id),
-    ]
-    record_told(session_id=session.pk, epoch=session.epoch, events=events)
-    return Told(session.pk, session.epoch, events)
+    AgentSession.objects.filter(pk=session.pk).update(epoch=F("epoch") + 1)
+    session.refresh_from_db(fields=["epoch"])
+    max_attempts = run.session.agent_type.max_attempts
+    if run.cancel_requested_at is not None:
+        return Recovered(run.pk, _end(run, session.epoch, RunStatus.CANCELLED))
+    if run.attempt >= max_attempts:
+        reason = f"Its worker was stopped or lost, at each of {run.attempt} attempts."
+        return Recovered(run.pk, _end(run, session.epoch, RunStatus.FAILED, reason))
+    run.status, run.lease_expires_at, run.dispatched_at = RunStatus.QUEUED, None, timezone.now()
+    run.save(update_fields=["status", "lease_expires_at", "dispatched_at"])
+    return Recovered(run.pk, None)
+
+
+def _end(run: Run, epoch: int, status: RunStatus, reason: str = "") -> Told:
+    """End a run in its worker's place."""
+    run.status, run.epoch, run.finished_at, run.lease_expires_at = status, epoch, timezone.now(), None
+    run.error_code, run.error_message = (WORKER_LOST, reason) if reason else ("", "")
+    run.save(update_fields=["status", "epoch", "finished_at", "lease_expires_at", "error_code", "error_message"])
+    drop_open_calls(run.pk)
+    discard = facts.discard(run.pk, WORKER_LOST, run.attempt, facts.newest_of(run.pk))
+    usage = facts.usage_of(run)
+    if status == RunStatus.CANCELLED:
+        last = ("cancelled", facts.cancelled(run.pk, usage, is_rolled_back=run.is_rolled_back))
+    else:
+        last = ("error", facts.failed(run.pk, WORKER_LOST, reason, usage))
+    events = [NewEvent(1, 1, "discard", discard, run.pk), NewEvent(2, 2, *last, run.pk)]
+    record_told(session_id=run.session_id, epoch=epoch, events=events)
+    return Told(run.session_id, epoch, events)

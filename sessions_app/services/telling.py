@@ -8,7 +8,7 @@ from django.db import transaction
 from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import AgentSession, Event, Run
-from sessions_app.services.recording import NewEvent
+from sessions_app.services.recording import NewEvent, remove_from_history
 
 
 @dataclass(frozen=True)
@@ -40,3 +40,5 @@ def record_told(*, session_id: uuid.UUID, epoch: int, events: list[NewEvent]) ->
     for event in events:
         if event.type in facts.TERMINAL_TYPES:
             Run.objects.filter(pk=str(event.run_id)).update(terminal_cursor=str(Cursor(epoch, event.seq)))
+        if event.run_id and event.data.get("rolled_back"):
+            remove_from_history(event.run_id)

@@ -9,7 +9,7 @@ import pytest
 
 from chat.agents.demo import plan
 from chat.agents.events import ToolCall, ToolResult
-from chat.agents.tools.base import Tool, ToolContext, ToolError, run_tools
+from chat.agents.tools.base import NoLedger, Tool, ToolContext, ToolError, run_tools
 from chat.agents.tools.calculator import calculate
 from chat.agents.tools.clock import find_zone
 
@@ -93,7 +93,7 @@ def run(function: Any, **args: Any) -> ToolResult:
     tool = Tool("t", "", {}, function, timeout_seconds=0.2)
 
     async def first() -> ToolResult:
-        results = [result async for result in run_tools({"t": tool}, (ToolCall("c", "t", args),), CONTEXT)]
+        results = [result async for result in run_tools({"t": tool}, (ToolCall("c", "t", args),), CONTEXT, NoLedger())]
         return results[0]
 
     return asyncio.run(first())
@@ -133,6 +133,9 @@ def test_tools_of_one_answer_run_at_the_same_time() -> None:
 
     async def all_of_them() -> list[Any]:
         calls = tuple(ToolCall(str(number), "meet") for number in range(3))
-        return [result.result async for result in run_tools({"meet": Tool("meet", "", {}, meet)}, calls, CONTEXT)]
+        return [
+            result.result
+            async for result in run_tools({"meet": Tool("meet", "", {}, meet)}, calls, CONTEXT, NoLedger())
+        ]
 
     assert asyncio.run(all_of_them()) == ["met"] * 3

@@ -17,9 +17,10 @@ from sessions_app.models import (
     RunStatus,
     UsageRecord,
 )
+from sessions_app.services.accepting import accept_turn
+from sessions_app.services.claiming import claim_run
 from sessions_app.services.login_links import create_login_link
 from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage, finish_run
-from sessions_app.services.runs import accept_turn, claim_run
 from sessions_app.services.sessions import create_session
 from sessions_app.services.tokens import create_token, find_owner
 

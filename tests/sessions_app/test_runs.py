@@ -10,9 +10,11 @@ from django.db import connection
 
 from sessions_app.errors import QueueFullError, StaleEpochError
 from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
+from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
+from sessions_app.services.claiming import claim_run
 from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage, finish_run, record_step
-from sessions_app.services.runs import accept_turn, claim_run, take_undispatched
+from sessions_app.services.recovering import take_undispatched
 from sessions_app.services.sessions import create_session
 
 pytestmark = pytest.mark.django_db

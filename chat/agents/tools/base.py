@@ -5,9 +5,9 @@ import inspect
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import orjson
 
@@ -22,13 +22,36 @@ class ToolContext:
 
     session_id: uuid.UUID
     run_id: uuid.UUID
+    call_id: str = ""
+    idempotency_key: str = ""  # the same whenever this call is repeated: hand it on to what the tool calls
+
+
+class Ledger(Protocol):
+    """Where the starts of tools are on record, so that no crash repeats what took effect."""
+
+    async def start(self, calls: Sequence[ToolCall]) -> None:
+        """Record that these calls start now; if this raises, none of them may."""
+
+    def key_of(self, call_id: str) -> str:
+        """The call's idempotency key."""
+
+
+class NoLedger:
+    """For agents that run outside a worker, as in a test of a tool."""
+
+    async def start(self, calls: Sequence[ToolCall]) -> None:
+        return None
+
+    def key_of(self, call_id: str) -> str:
+        return call_id
 
 
 @dataclass(frozen=True)
 class Tool:
     """`function(context, **arguments)` returns a JSON value; a plain function runs in a thread.
 
-    `parameters` is the JSON schema of the arguments.
+    `parameters` is the JSON schema of the arguments. `is_idempotent` says that a call may be repeated without harm,
+    which is done when its worker was lost; of other tools the outcome is then unknown and a person decides.
     """
 
     name: str
@@ -36,6 +59,7 @@ class Tool:
     parameters: dict[str, Any]
     function: Callable[..., Any]
     timeout_seconds: float = 30.0
+    is_idempotent: bool = False
 
 
 class ToolError(Exception):
@@ -65,17 +89,45 @@ async def _run(tool: Tool | None, call: ToolCall, context: ToolContext) -> Any:
     if tool is None:
         raise ToolError(f"There is no tool {call.tool!r}.")
     inspect.signature(tool.function).bind(context, **call.args)  # raises TypeError
-    async with asyncio.timeout(tool.timeout_seconds):
-        if inspect.iscoroutinefunction(tool.function):
+    if inspect.iscoroutinefunction(tool.function):
+        async with asyncio.timeout(tool.timeout_seconds):
             return await tool.function(context, **call.args)
-        return await asyncio.to_thread(tool.function, context, **call.args)
+    return await _run_in_thread(tool, call, context)
+
+
+async def _run_in_thread(tool: Tool, call: ToolCall, context: ToolContext) -> Any:
+    """A thread cannot be stopped: whoever is told that the run was cancelled must know that its tool has ended."""
+    running = asyncio.ensure_future(asyncio.to_thread(tool.function, context, **call.args))
+    try:
+        await asyncio.wait({running}, timeout=tool.timeout_seconds)
+    except asyncio.CancelledError:
+        await asyncio.wait({running}, timeout=tool.timeout_seconds)
+        raise
+    if not running.done():
+        raise TimeoutError
+    return running.result()
 
 
 async def run_tools(
-    tools: dict[str, Tool], calls: tuple[ToolCall, ...], context: ToolContext
+    tools: dict[str, Tool], calls: tuple[ToolCall, ...], context: ToolContext, ledger: Ledger
 ) -> AsyncIterator[ToolResult]:
-    """Run the calls of one answer at once; each result as soon as it is there."""
-    tasks = [asyncio.create_task(run_tool(tools.get(call.tool), call, context), name=call.id) for call in calls]
+    """Run the calls of one answer at once; each result as soon as it is there.
+
+    The ledger learns of those first that a crash must not repeat.
+    """
+    if careful := [call for call in calls if (tool := tools.get(call.tool)) and not tool.is_idempotent]:
+        await ledger.start(careful)
+    tasks = [
+        asyncio.create_task(
+            run_tool(
+                tools.get(call.tool),
+                call,
+                replace(context, call_id=call.id, idempotency_key=ledger.key_of(call.id)),
+            ),
+            name=call.id,
+        )
+        for call in calls
+    ]
     try:
         for done in asyncio.as_completed(tasks):
             yield await done

@@ -93,4 +93,5 @@ calculator = Tool(
         "required": ["expression"],
     },
     function=_calculator,
+    is_idempotent=True,
 )

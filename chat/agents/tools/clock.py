@@ -38,4 +38,5 @@ clock = Tool(
         "properties": {"timezone": {"type": "string", "description": "An IANA name; UTC if left out."}},
     },
     function=_clock,
+    is_idempotent=True,
 )

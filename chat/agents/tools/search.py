@@ -37,4 +37,5 @@ search_conversation = Tool(
         "required": ["query"],
     },
     function=_search,
+    is_idempotent=True,
 )

@@ -1,0 +1,131 @@
+"""How a worker comes by a run and keeps it: the claim under a new epoch, its lease, and giving it back.
+
+The claim is on the way to the first token, so it is one SQL statement (docs/decisions/0003-sql-on-the-hot-path.md).
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from django.conf import settings
+from django.db import connection
+
+
+@dataclass(frozen=True)
+class AgentSetting:
+    """The agent type of a run's session, as it was when the run was claimed."""
+
+    name: str
+    runtime: str
+    model: str
+    system_prompt: str
+    tools: list[str]
+    max_steps: int
+    unknown_outcome: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to write in a session: valid while the session's epoch is this one.
+
+    `is_resumed` says that the run had been claimed before. `state` is the session's state document.
+    """
+
+    run_id: uuid.UUID
+    session_id: uuid.UUID
+    epoch: int
+    turn: int
+    attempt: int
+    is_resumed: bool
+    agent: AgentSetting
+    state: dict[str, Any]
+
+
+# The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
+# Postgres if it changed meanwhile. A run waits for those before it in its session. now() is the transaction's, so
+# `started_at` equals it in the first claim only.
+_CLAIM = """
+WITH locked AS (
+    SELECT s.id, s.epoch FROM sessions_app_agentsession s
+    WHERE s.id = (SELECT session_id FROM sessions_app_run WHERE id = %(run_id)s) AND s.deleted_at IS NULL
+    FOR UPDATE
+), claimed AS (
+    UPDATE sessions_app_run r
+    SET status = 'running', epoch = locked.epoch + 1, attempt = r.attempt + 1, worker = %(worker)s,
+        started_at = COALESCE(r.started_at, now()),
+        lease_expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
+    FROM locked
+    WHERE r.id = %(run_id)s AND r.session_id = locked.id AND r.status = 'queued'
+      AND NOT EXISTS (
+        SELECT 1 FROM sessions_app_run o
+        WHERE o.session_id = r.session_id AND o.id <> r.id
+          AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
+    RETURNING r.session_id, r.epoch, r.turn, r.attempt, r.started_at <> now() AS is_resumed
+)
+UPDATE sessions_app_agentsession s SET epoch = claimed.epoch
+FROM claimed, sessions_app_agenttype a WHERE s.id = claimed.session_id AND a.id = s.agent_type_id
+RETURNING claimed.*, s.state, a.name, a.runtime, a.model, a.system_prompt, a.tools, a.max_steps, a.unknown_outcome
+"""
+
+
+def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
+    """Take a queued run that is first in its session, under a new epoch; None if it is not to be had."""
+    with connection.cursor() as cursor:
+        values: dict[str, Any] = {"run_id": run_id, "worker": worker, "lease_seconds": settings.RUN_LEASE_SECONDS}
+        cursor.execute(_CLAIM, values)
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    session_id, epoch, turn, attempt, is_resumed, state, name, runtime, model, prompt, tools, steps, unknown = row
+    agent = AgentSetting(name, runtime, model, prompt, orjson.loads(tools), steps, unknown)
+    return Claim(run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state))
+
+
+@dataclass(frozen=True)
+class Renewed:
+    """A run that is still its worker's, and what people want of it."""
+
+    run_id: uuid.UUID
+    is_cancel_requested: bool
+    is_steered: bool
+
+
+_RENEW = """
+UPDATE sessions_app_run r SET lease_expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
+FROM unnest(%(run_ids)s::uuid[], %(epochs)s::bigint[]) AS held(id, epoch)
+WHERE r.id = held.id AND r.epoch = held.epoch AND r.status = 'running'
+RETURNING r.id, r.cancel_requested_at IS NOT NULL, EXISTS (
+    SELECT 1 FROM sessions_app_run o WHERE o.session_id = r.session_id AND o.status = 'queued' AND o.is_steering)
+"""
+
+
+def renew_leases(*, claims: Sequence[Claim]) -> list[Renewed]:
+    """Renew the leases of all of a worker's runs in one statement; those missing in the answer are lost to it."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _RENEW,
+            {
+                "run_ids": [claim.run_id for claim in claims],
+                "epochs": [claim.epoch for claim in claims],
+                "lease_seconds": settings.RUN_LEASE_SECONDS,
+            },
+        )
+        return [Renewed(*row) for row in cursor.fetchall()]
+
+
+_GIVE_BACK = """
+WITH held AS (SELECT id FROM sessions_app_agentsession WHERE id = %(session_id)s AND epoch = %(epoch)s FOR UPDATE)
+UPDATE sessions_app_run r
+SET status = 'queued', attempt = GREATEST(r.attempt - 1, 0), lease_expires_at = NULL, dispatched_at = clock_timestamp()
+FROM held WHERE r.id = %(run_id)s AND r.status = 'running'
+"""
+
+
+def give_back(*, claim: Claim) -> bool:
+    """Hand a run over to whoever claims it next, without charging the attempt; False if it is another's already."""
+    with connection.cursor() as cursor:
+        values: dict[str, Any] = {"session_id": claim.session_id, "epoch": claim.epoch, "run_id": claim.run_id}
+        cursor.execute(_GIVE_BACK, values)
+        return bool(cursor.rowcount == 1)

@@ -103,6 +103,7 @@ DATA_DIR = (BASE_DIR / env("DATA_DIR", ".data")).resolve()
 HOST = env("HOST", "127.0.0.1")
 PORT = env_int("PORT", 8000, minimum=1)
 ASGI_SERVER = env_choice("ASGI_SERVER", "uvicorn", ("uvicorn", "daphne"))
+RESTART_BACKOFF_SECONDS = env_int("RESTART_BACKOFF_SECONDS", 30, minimum=1)  # the supervisor's longest, for a child
 LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 _runtime = read_runtime(DATA_DIR)
 

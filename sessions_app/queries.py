@@ -9,6 +9,7 @@ from django.db.models import Q, QuerySet
 
 from sessions_app.cursor import START, Cursor
 from sessions_app.errors import InvalidRequestError
+from sessions_app.facts import TERMINAL_TYPES
 from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
 
 
@@ -74,6 +75,12 @@ def facts_after(session_id: uuid.UUID, after: Cursor, *, limit: int) -> list[Eve
     behind = Q(epoch__gt=after.epoch) | Q(epoch=after.epoch, seq__gt=after.seq)
     facts = Event.objects.filter(behind, session_id=session_id, epoch__gte=after.epoch)
     return list(facts.order_by("epoch", "seq")[:limit])
+
+
+def has_ended_since(session_id: uuid.UUID, after: Cursor) -> bool:
+    """Whether a run's end is on record behind a cursor, in its epoch."""
+    facts = Event.objects.filter(session_id=session_id, epoch=after.epoch, seq__gt=after.seq)
+    return facts.filter(type__in=TERMINAL_TYPES).exists()
 
 
 def is_up_to(session_id: uuid.UUID, cursor: Cursor) -> bool:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from agentsite import settings
+
 FIRST_BACKOFF_SECONDS = 0.5
-MAX_BACKOFF_SECONDS = 30.0
 STEADY_AFTER_SECONDS = 60.0  # a child that lived so long starts anew without back-off
 
 
@@ -59,7 +60,7 @@ class Child:
             return ""
         if not self._restart_at:
             self.deaths = 1 if now - self._started_at > STEADY_AFTER_SECONDS else self.deaths + 1
-            wait = min(FIRST_BACKOFF_SECONDS * 2 ** (self.deaths - 1), MAX_BACKOFF_SECONDS)
+            wait = min(FIRST_BACKOFF_SECONDS * 2 ** (self.deaths - 1), settings.RESTART_BACKOFF_SECONDS)
             self._restart_at = now + wait
             code = self.process.returncode if self.process else None
             return f"{self.name} ended ({_reason(code)}), starting again in {wait:.1f} s; see {self.log_path}"

@@ -12,6 +12,7 @@ from chat.stream.publish import publish
 from monitoring.admission import admit
 from sessions_app.access import get_run
 from sessions_app.errors import InvalidRequestError, MessageTooLargeError
+from sessions_app.failpoints import fail_point
 from sessions_app.models import OnBusy
 from sessions_app.services.accepting import AcceptedTurn, accept_turn
 from sessions_app.services.forking import retry_run
@@ -61,6 +62,7 @@ def retry(*, user: Any, run_id: Any) -> AcceptedTurn:
 
 
 def _begin(turn: AcceptedTurn) -> None:
+    fail_point("after_accept")
     if turn.told:
         publish(turn.told)
     dispatch(turn.run_id)

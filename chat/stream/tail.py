@@ -26,6 +26,7 @@ from sessions_app.threads import in_database_thread
 logger = logging.getLogger(__name__)
 
 _facts_after = in_database_thread(queries.facts_after)
+_has_ended_since = in_database_thread(queries.has_ended_since)
 
 # The events that carry their run's id: the first of an epoch, and the last of a run.
 _NAMING_TYPES = TERMINAL_TYPES | {"message", "discard"}
@@ -111,6 +112,10 @@ class _Tail:
             async for part in self.in_order(batch, merge=True):
                 yield part
             _, batch = await _read_stream(self._session_id, self._after)
+        if not self._is_whole and await _has_ended_since(self._session_id, self._after):
+            # Its worker died between the commit and the stream.
+            async for facts in self.facts(before=None):
+                yield facts
 
     async def in_order(self, events: list[StreamEvent], *, merge: bool = False) -> AsyncIterator[list[StreamEvent]]:
         """Those of the stream's events that are new, and before each new epoch what the stream misses of the old.

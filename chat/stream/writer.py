@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from chat.stream.redis import stream_key
 from sessions_app.cursor import Cursor
+from sessions_app.failpoints import fail_point
 
 logger = logging.getLogger(__name__)
 
@@ -219,6 +220,7 @@ class StreamWriter:
             arguments.append(len(entries))
             for entry in entries:
                 arguments += (f"{stream.epoch}-{entry.seq}", entry.type, entry.encoded())
+        fail_point("before_flush")
         try:
             answers = await self._append(keys=[stream.key for stream, _ in batch], args=arguments)
         except (RedisError, OSError):
@@ -226,6 +228,7 @@ class StreamWriter:
                 stream.pending = entries + stream.pending
                 self._dirty.add(stream)
             raise
+        fail_point("after_flush")
         for (stream, entries), newest in zip(batch, answers, strict=True):
             if not newest:
                 stream.has_written(entries)

@@ -1,0 +1,190 @@
+"""Everything around a run breaks, and no promise does: see docs/guarantees.md.
+
+`make test-faults` is the long form (FAULT_KILLS=200); without it each kind comes once.
+"""
+
+import os
+import signal
+import time
+from itertools import cycle, islice
+
+from tests.faults.conftest import FaultSite, wait_until
+from tests.faults.load import Talker, talk, wait_for
+from tests.faults.partition import NAMESPACE, OUTSIDE, Proxy, can_make_namespaces, cut, mend, network_namespace
+
+# Every write of a turn has a fail point before or behind it.
+POINTS = [
+    "after_accept",
+    "before_claim",
+    "after_claim",
+    "before_flush",
+    "after_flush",
+    "before_checkpoint",
+    "after_checkpoint",
+    "after_tool_start",
+    "before_finish",
+    "after_finish",
+]
+KILLS = int(os.environ.get("FAULT_KILLS", len(POINTS)))
+LEASE_SECONDS = 2.0
+
+
+def checked(broken: FaultSite, scenario: str, talkers: list[Talker]) -> None:
+    assert broken.checker.check(scenario, wait_for(talkers)) == []
+
+
+def begun(talkers: list[Talker]) -> None:
+    for talker in talkers:
+        assert talker.has_begun.wait(60.0)
+
+
+def test_killed_at_every_write(broken: FaultSite) -> None:
+    per_round = 5 * len(POINTS)
+    points = cycle(POINTS)
+    left = KILLS
+    while left > 0:
+        talkers = talk(broken.site, sessions=6, turns=4, steps=3)
+        begun(talkers)
+        for point in islice(points, min(left, per_round)):
+            if not any(talker.is_alive() for talker in talkers):
+                talkers += talk(broken.site, sessions=6, turns=4, steps=3)
+            assert broken.die_at(point), point
+            left -= 1
+        checked(broken, "killed at every write", talkers)
+
+
+def test_the_sweeper_is_killed_after_it_took_a_run(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=3, turns=1, steps=4)
+    begun(talkers)
+    broken.kill("worker-")
+    assert broken.die_at("after_recover")
+    checked(broken, "sweeper killed", talkers)
+
+
+def test_a_zombie_gets_no_byte_in(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=6)
+    begun(talkers)
+    zombies = broken.workers()
+    for zombie in zombies:
+        zombie.send_signal(signal.SIGSTOP)
+    time.sleep(LEASE_SECONDS + 3.0)  # the fault itself: longer than the lease and a sweep
+    for zombie in zombies:
+        zombie.send_signal(signal.SIGCONT)
+    checked(broken, "stopped past the lease", talkers)
+
+
+def test_one_of_several_workers_is_a_zombie(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=6, turns=2, steps=6)
+    begun(talkers)
+    zombie = broken.workers()[0]
+    zombie.send_signal(signal.SIGSTOP)
+    wait_until(lambda: _attempts(broken) > 0, "a take-over", 30.0)
+    zombie.send_signal(signal.SIGCONT)
+    checked(broken, "one zombie", talkers)
+
+
+def _attempts(broken: FaultSite) -> int:
+    taken_over = "Run.objects.filter(status='running', attempt__gt=1).count()"
+    return int(broken.run_in_site(f"from sessions_app.models import Run; print('n', {taken_over})").split("n ")[1])
+
+
+def test_redis_is_flushed(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=4)
+    begun(talkers)
+    for _ in range(4):
+        with broken.redis() as connection:
+            connection.flushall()
+        late = talk(broken.site, sessions=1, turns=1, steps=1)
+        talkers += late
+        begun(late)
+    checked(broken, "flushed", talkers)
+
+
+def test_valkey_restarts(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=6)
+    begun(talkers)
+    broken.kill("valkey")
+    checked(broken, "valkey killed", talkers)
+
+
+def test_postgres_restarts(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=6)
+    begun(talkers)
+    broken.kill("postgres", number=signal.SIGQUIT)  # at once, as in a crash: it recovers when it starts
+    checked(broken, "postgres stopped", talkers)
+
+
+def test_the_gateway_is_killed_under_open_streams(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=6)
+    begun(talkers)
+    broken.kill("uvicorn")
+    checked(broken, "gateway killed", talkers)
+    assert any(talker.seen.reconnects for talker in talkers)
+
+
+def test_the_broker_is_emptied(broken: FaultSite) -> None:
+    workers = broken.workers()
+    for worker in workers:
+        worker.send_signal(signal.SIGSTOP)
+    talkers = talk(broken.site, sessions=3, turns=1, steps=1)
+    with broken.redis() as connection:
+        wait_until(lambda: connection.llen("agentsite:runs") >= 3, "dispatched runs")
+        connection.delete("agentsite:runs")
+    for worker in workers:
+        worker.send_signal(signal.SIGCONT)
+    checked(broken, "broker emptied", talkers)
+
+
+def test_every_run_is_delivered_again_and_again(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=3, turns=2, steps=3)
+    begun(talkers)
+    broken.run_in_site(
+        "from chat.runs.dispatch import dispatch; from sessions_app.models import Run\n"
+        "for run_id in list(Run.objects.values_list('pk', flat=True)) * 3: dispatch(run_id)"
+    )
+    checked(broken, "delivered again", talkers)
+
+
+def test_workers_are_deployed_anew(broken: FaultSite) -> None:
+    talkers = talk(broken.site, sessions=4, turns=2, steps=6)
+    begun(talkers)
+    for worker in broken.workers():
+        worker.send_signal(signal.SIGTERM)
+    checked(broken, "deployed", talkers)
+
+
+def test_a_worker_is_cut_off(broken: FaultSite) -> None:
+    """It lives and believes that it holds its runs, but neither Postgres nor Redis hear it."""
+    if can_make_namespaces():
+        with network_namespace():
+            _cut_off(broken, OUTSIDE, ["ip", "netns", "exec", NAMESPACE])
+    else:
+        _cut_off(broken, "127.0.0.1", [])
+
+
+def _cut_off(broken: FaultSite, host: str, prefix: list[str]) -> None:
+    proxies = [Proxy(host, broken.postgres_socket), Proxy(host, broken.valkey_socket)]
+    database, user = broken.database
+    elsewhere = broken.start_worker_elsewhere(
+        prefix,
+        database_url=f"postgresql://{user}@{host}:{proxies[0].port}/{database}",
+        redis_url=f"redis://{host}:{proxies[1].port}/0",
+    )
+    here = broken.workers()
+    try:
+        for worker in here:
+            worker.send_signal(signal.SIGSTOP)  # what comes now is the other one's
+        talkers = talk(broken.site, sessions=4, turns=2, steps=8)
+        begun(talkers)
+        cut(proxies)
+        for worker in here:
+            worker.send_signal(signal.SIGCONT)
+        seen = wait_for(talkers)
+        mend(proxies)
+        wait_until(lambda: b"stops" in broken.log_elsewhere() or elsewhere.poll() is not None, "the zombie to give up")
+        assert broken.checker.check("cut off", seen) == []
+    finally:
+        elsewhere.kill()
+        elsewhere.wait()
+        for proxy in proxies:
+            proxy.close()

@@ -1,6 +1,6 @@
 from django.urls import re_path
 
-from chat import api, settling
+from chat import api
 
 urlpatterns = [
     re_path(r"^sessions/(?P<session_id>[^/]+)/chat/?$", api.ChatView.as_view(), name="chat"),
@@ -8,11 +8,5 @@ urlpatterns = [
     re_path(r"^sessions/(?P<session_id>[^/]+)/cancel/?$", api.CancelView.as_view(), name="cancel"),
     re_path(r"^agent/(?P<session_id>[^/]+)/chat/?$", api.AgentChatView.as_view(), name="agent-chat"),
     re_path(r"^runs/(?P<run_id>[^/]+)/retry/?$", api.RetryView.as_view(), name="run-retry"),
-    re_path(
-        r"^runs/(?P<run_id>[^/]+)/tool_calls/(?P<call_id>[^/]+)/settle/?$",
-        settling.SettleView.as_view(),
-        name="tool-call-settle",
-    ),
-    re_path(r"^sessions/(?P<session_id>[^/]+)/approvals/?$", settling.ApprovalsView.as_view(), name="approvals"),
     re_path(r"^agents/?$", api.AgentsView.as_view(), name="agents"),
 ]

@@ -6,3 +6,5 @@ from django.dispatch import Signal
 cancel_requested = Signal()
 # The same arguments: a message waits that may enter the running turn.
 steering_requested = Signal()
+# Argument: run_id (UUID): a run that waited for a person can go on.
+run_ready = Signal()

@@ -4,10 +4,12 @@ import logging
 import uuid
 
 from celery import current_app
+from django.dispatch import receiver
 from kombu.exceptions import OperationalError
 
 from chat.routing import queue_for
 from sessions_app.services.recovering import mark_undispatched
+from sessions_app.signals import run_ready
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +25,11 @@ def dispatch(run_id: uuid.UUID) -> None:
         _send(run_id, retry=False)
     except (OperationalError, OSError):
         _send_again(run_id)
+
+
+@receiver(run_ready)
+def dispatch_ready(sender: object, run_id: uuid.UUID, **kwargs: object) -> None:
+    dispatch(run_id)
 
 
 def _send(run_id: uuid.UUID, *, retry: bool) -> None:

@@ -38,6 +38,9 @@ class AgentTypeForm(forms.ModelForm):
             "system_prompt",
             "tools",
             "max_steps",
+            "max_attempts",
+            "on_busy",
+            "unknown_outcome",
             "is_enabled",
         )
 

@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 
 from sessions_app import queries
 from sessions_app.admin.readonly import ReadOnlyAdmin, list_link
-from sessions_app.models import AgentSession, Event, Message, Run
+from sessions_app.models import AgentSession, Event, Message, Run, ToolCall
 
 HISTORY_SHOWN = 50
 
@@ -43,8 +43,9 @@ class AgentSessionAdmin(ReadOnlyAdmin):
 
     def records(self, session: AgentSession) -> SafeString:
         query = f"session__id__exact={session.pk}"
-        links = [(list_link(model, query, text),) for model, text in _RECORDS]
-        return format_html_join(" · ", "{}", links)
+        links = [(list_link(model, query, text),) for model, text in _RECORDS if model is not ToolCall]
+        tools = list_link(ToolCall, f"run__session__id__exact={session.pk}", "Tool calls")
+        return format_html_join(" · ", "{}", [*links, (tools,)])
 
     @admin.display(description=f"the newest {HISTORY_SHOWN} messages")
     def history(self, session: AgentSession) -> SafeString:
@@ -54,7 +55,7 @@ class AgentSessionAdmin(ReadOnlyAdmin):
         return format_html("<table>{}</table>", body)
 
 
-_RECORDS = ((Run, "Runs"), (Message, "Messages"), (Event, "Events"))
+_RECORDS = ((Run, "Runs"), (Message, "Messages"), (Event, "Events"), (ToolCall, "Tool calls"))
 
 
 @admin.register(Run)

@@ -1,6 +1,6 @@
 from django.urls import re_path
 
-from sessions_app.api import views
+from sessions_app.api import approvals, views
 
 SESSION = r"^sessions/(?P<session_id>[^/]+)"
 
@@ -13,6 +13,12 @@ urlpatterns = [
     re_path(rf"{SESSION}/history/?$", views.HistoryView.as_view(), name="session-history"),
     re_path(rf"{SESSION}/runs/?$", views.RunsView.as_view(), name="session-runs"),
     re_path(r"^runs/(?P<run_id>[^/]+)/?$", views.RunView.as_view(), name="run"),
+    re_path(
+        r"^runs/(?P<run_id>[^/]+)/tool_calls/(?P<call_id>[^/]+)/settle/?$",
+        approvals.SettleView.as_view(),
+        name="tool-call-settle",
+    ),
+    re_path(rf"{SESSION}/approvals/?$", approvals.ApprovalsView.as_view(), name="approvals"),
     re_path(r"^tickets/?$", views.TicketsView.as_view(), name="tickets"),
     re_path(r"^tokens/?$", views.TokensView.as_view(), name="tokens"),
     re_path(r"^tokens/(?P<token_id>\d{1,18})/?$", views.TokenView.as_view(), name="token"),

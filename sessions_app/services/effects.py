@@ -4,9 +4,9 @@ A call of a tool that is not idempotent is marked as started before its tool is.
 knows whether the tool took effect: the call is `unknown`, and never repeated blindly.
 """
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import transaction
@@ -15,6 +15,7 @@ from django.utils import timezone
 from sessions_app.errors import CallNotOpenError, StaleEpochError, ToolCallNotFoundError
 from sessions_app.models import AgentSession, Decision, Run, RunStatus, ToolCall, ToolCallStatus
 from sessions_app.services.claiming import Claim
+from sessions_app.signals import run_ready
 
 _OPEN = (ToolCallStatus.PLANNED, ToolCallStatus.STARTED, ToolCallStatus.UNKNOWN)
 
@@ -73,11 +74,10 @@ def calls_to_settle(session: AgentSession) -> list[ToolCall]:
 
 
 @transaction.atomic
-def settle_call(*, run: Run, call_id: str, decision: Decision, result: Any, user: Any) -> uuid.UUID | None:
-    """Say what became of a call whose outcome is unknown.
+def settle_call(*, run: Run, call_id: str, decision: Decision, result: Any, user: Any) -> bool:
+    """Say what became of a call whose outcome is unknown; whether the run goes on now, or others of its calls wait.
 
-    Returns the run's id if it can go on now, None while others of its calls wait. Raises ToolCallNotFoundError,
-    and CallNotOpenError if the call does not wait for anybody.
+    Raises ToolCallNotFoundError, and CallNotOpenError if the call does not wait for anybody.
     """
     AgentSession.objects.select_for_update().get(pk=run.session_id)
     run.refresh_from_db()
@@ -93,7 +93,8 @@ def settle_call(*, run: Run, call_id: str, decision: Decision, result: Any, user
         call.status = ToolCallStatus.PLANNED
     call.save()
     if calls.filter(status=ToolCallStatus.UNKNOWN, decision="").exists():
-        return None
+        return False
     run.status, run.dispatched_at = RunStatus.QUEUED, timezone.now()
     run.save(update_fields=["status", "dispatched_at"])
-    return run.pk
+    transaction.on_commit(partial(run_ready.send, Run, run_id=run.pk))
+    return True

@@ -15,17 +15,18 @@ from sessions_app.models import (
     Message,
     Run,
     RunStatus,
+    ToolCall,
     UsageRecord,
 )
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.claiming import claim_run
 from sessions_app.services.login_links import create_login_link
-from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage, finish_run
+from sessions_app.services.recording import NewCall, NewEvent, NewMessage, Step, Usage, finish_run
 from sessions_app.services.sessions import create_session
 from sessions_app.services.tokens import create_token, find_owner
 
 pytestmark = pytest.mark.django_db
-MODELS = [AgentSession, AgentType, ApiToken, Event, LoginLink, Message, Run, UsageRecord]
+MODELS = [AgentSession, AgentType, ApiToken, Event, LoginLink, Message, Run, ToolCall, UsageRecord]
 
 
 @pytest.fixture
@@ -42,6 +43,7 @@ def one_turn(user: Any) -> AgentSession:
     claim = claim_run(run_id=turn.run_id, worker="w")
     assert claim is not None
     step = Step([NewMessage(1, "assistant", "answer")], [NewEvent(1, 1, "done", {})], [Usage(1, 2, model="m")])
+    step.calls.append(NewCall("c1", "clock", {}, "key", is_idempotent=True))
     finish_run(claim=claim, status=RunStatus.SUCCEEDED, step=step)
     return session
 
@@ -100,6 +102,7 @@ def test_a_session_shows_its_history_and_links_its_records(admin: Any, filled: A
 
 def test_an_agent_type_names_only_what_there_is(admin: Any) -> None:
     fields = {"name": "x", "title": "X", "runtime": "demo", "tools": ["clock"], "max_steps": 3, "is_enabled": "on"}
+    fields |= {"max_attempts": 3, "on_busy": "enqueue", "unknown_outcome": "ask"}
     refused = admin.post(url(AgentType, "add/"), {**fields, "runtime": "os.system"})
     assert b"os.system is not in the setting AGENT_RUNTIMES, which has: demo, chat" in refused.content
     assert b"Select a valid choice" in admin.post(url(AgentType, "add/"), {**fields, "tools": ["rm"]}).content
@@ -119,3 +122,16 @@ def test_a_new_token_is_shown_once(admin: Any, user: Any) -> None:
     assert "1 revoked." in admin.post(url(ApiToken), revoke, follow=True).content.decode()
     assert find_owner(plaintext) is None
     assert "0 revoked." in admin.post(url(ApiToken), revoke, follow=True).content.decode()
+
+
+def test_an_operator_settles_a_call_whose_outcome_nobody_knows(admin: Any, filled: AgentSession) -> None:
+    call = ToolCall.objects.get()
+    ToolCall.objects.update(status="unknown")
+    action = {"action": "settle_as_rerun", "_selected_action": [call.pk]}
+    assert "does not wait" in admin.post(url(ToolCall), action, follow=True).content.decode()
+    Run.objects.update(status=RunStatus.AWAITING_APPROVAL)
+    assert call.call_id in admin.get(url(ToolCall, "?waits=1")).content.decode()
+    assert "1 settled" in admin.post(url(ToolCall), action, follow=True).content.decode()
+    call.refresh_from_db()
+    assert (call.status, call.decision, call.decided_by_id) == ("planned", "rerun", filled.owner_id)
+    assert Run.objects.get().status == RunStatus.QUEUED

@@ -8,11 +8,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from chat.runs.settle import settle
 from sessions_app.access import get_run, get_session
 from sessions_app.api.serializers import ErrorSerializer
 from sessions_app.models import Decision, ToolCall
-from sessions_app.services.effects import calls_to_settle
+from sessions_app.services.effects import calls_to_settle, settle_call
 
 _ERRORS = dict.fromkeys((400, 401, 404, 409), ErrorSerializer)
 
@@ -74,7 +73,7 @@ class SettleView(APIView):
         run = get_run(request.user, run_id)
         command = SettleRequestSerializer(data=request.data)
         command.is_valid(raise_exception=True)
-        goes_on = settle(
+        goes_on = settle_call(
             run=run,
             call_id=call_id,
             decision=Decision(command.validated_data["decision"]),

@@ -1,0 +1,67 @@
+"""The ledger of tools' effects, and what of it waits for a person."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from sessions_app.admin.readonly import ReadOnlyAdmin
+from sessions_app.errors import AgentsiteError
+from sessions_app.models import Decision, RunStatus, ToolCall
+from sessions_app.services.effects import settle_call
+
+
+class WaitingFilter(admin.SimpleListFilter):
+    """Calls whose outcome a person has to settle, before their runs go on."""
+
+    title = "waits for a person"
+    parameter_name = "waits"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("1", "Yes")]
+
+    def queryset(self, request: HttpRequest, calls: QuerySet[ToolCall]) -> QuerySet[ToolCall]:
+        if self.value() != "1":
+            return calls
+        return calls.filter(status="unknown", decision="", run__status=RunStatus.AWAITING_APPROVAL)
+
+
+def _settle_as(decision: Decision, description: str) -> Callable[..., None]:
+    @admin.action(description=description, permissions=["settle"])
+    def action(self: Any, request: HttpRequest, calls: QuerySet[ToolCall]) -> None:
+        settled = 0
+        for call in calls.select_related("run"):
+            try:
+                result = "It took effect." if decision == Decision.HAPPENED else None
+                settle_call(run=call.run, call_id=call.call_id, decision=decision, result=result, user=request.user)
+            except AgentsiteError as error:
+                messages.error(request, f"{call}: {error.message}")
+            else:
+                settled += 1
+                self.log_change(request, call, f"Settled as {decision.value}.")
+        messages.success(request, f"{settled} settled.")
+
+    action.__name__ = f"settle_as_{decision.value}"
+    return action
+
+
+@admin.register(ToolCall)
+class ToolCallAdmin(ReadOnlyAdmin):
+    list_display = ("tool", "status", "run", "call_id", "planned_at", "started_at", "finished_at", "decision")
+    list_filter = (WaitingFilter, "status", "decision", "is_idempotent", "planned_at")
+    list_select_related = ("run",)
+    search_fields = ("call_id", "tool", "run__id", "run__session__id", "idempotency_key")
+    readonly_fields = ("planned_at",)
+    actions = (
+        _settle_as(Decision.HAPPENED, "Settle: it took effect"),
+        _settle_as(Decision.RERUN, "Settle: it took no effect, run it again"),
+        _settle_as(Decision.UNKNOWN, "Settle: tell the agent that nobody knows"),
+    )
+
+    def has_settle_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("sessions_app.change_toolcall")
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        return lookup.endswith("__id__exact") or super().lookup_allowed(lookup, value, request)

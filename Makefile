@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Variables given on the command line reach the processes.
 export HOST PORT DATA_DIR DEBUG ASGI_SERVER DATABASE_URL REDIS_URL SECRET_KEY PUBLIC_URL AGENT_MODEL OPENAI_API_KEY OPENAI_BASE_URL
 
-.PHONY: run test lint bench schema
+.PHONY: run test test-faults lint bench schema
 
 run: $(VENV)/.run-ready
 	@exec $(BIN)/python manage.py up
@@ -18,6 +18,10 @@ lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy agentsite sessions_app monitoring chat bench tests
+
+# The long form of tests/faults: some ten minutes, as root also with a network of its own.
+test-faults: $(VENV)/.dev-ready
+	FAULT_KILLS=$${FAULT_KILLS:-200} $(BIN)/pytest tests/faults -s $(ARGS)
 
 bench: $(VENV)/.dev-ready
 	$(BIN)/python -m bench $(ARGS)

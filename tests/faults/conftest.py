@@ -21,10 +21,12 @@ from tests.site import Site, running_site
 
 WAIT_SECONDS = 60.0
 
-_MAKE_AGENT_TYPE = """
+_MAKE_AGENT_TYPES = """
 from sessions_app.models import AgentType
-AgentType.objects.create(
-    name="steps", title="Steps", runtime="steps", tools=["charge", "note"], max_attempts=30000, unknown_outcome="tell")
+for name, unknown_outcome in (("steps", "tell"), ("asking", "ask")):
+    AgentType.objects.create(
+        name=name, title=name, runtime="steps", tools=["charge", "note"], max_attempts=30000,
+        unknown_outcome=unknown_outcome)
 """
 
 
@@ -34,6 +36,7 @@ class FaultSite:
     def __init__(self, site: Site, points: Path, tool_log: Path) -> None:
         self.site = site
         self.checker = Checker(self.runtime["database_url"], tool_log)
+        self.tool_log = tool_log
         self._points = points
 
     @property
@@ -57,17 +60,17 @@ class FaultSite:
     def workers(self) -> list[psutil.Process]:
         return self.processes("worker-")
 
-    def die_at(self, point: str) -> bool:
-        """Have the next process die that comes by this fail point; whether one did in time."""
+    def die_at(self, point: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Have the next process die that comes by this fail point; `meanwhile` sees to it that one does."""
         armed = self._points / point
         armed.touch()
-        try:
-            wait_until(lambda: not armed.exists(), f"a process at {point}")
-        except TimeoutError:
-            armed.unlink(missing_ok=True)
-            return False
+
+        def has_died() -> bool:
+            meanwhile()
+            return not armed.exists()
+
+        wait_until(has_died, f"a process at {point}")
         self.checker.report.kills += 1
-        return True
 
     def kill(self, *words: str, number: int = signal.SIGKILL) -> None:
         found = self.processes(*words)
@@ -141,6 +144,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultSite]:
     }
     with running_site(**env) as site:
         found = FaultSite(site, points, tool_log)
-        found.run_in_site(_MAKE_AGENT_TYPE)
+        found.run_in_site(_MAKE_AGENT_TYPES)
         yield found
         print(f"\nfault suite: {found.checker.report}", file=sys.stderr)

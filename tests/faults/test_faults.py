@@ -8,6 +8,8 @@ import signal
 import time
 from itertools import cycle, islice
 
+import pytest
+
 from tests.faults.conftest import FaultSite, wait_until
 from tests.faults.load import Talker, talk, wait_for
 from tests.faults.partition import NAMESPACE, OUTSIDE, Proxy, can_make_namespaces, cut, mend, network_namespace
@@ -38,26 +40,24 @@ def begun(talkers: list[Talker]) -> None:
         assert talker.has_begun.wait(60.0)
 
 
+@pytest.mark.timeout(60 + 10 * KILLS)
 def test_killed_at_every_write(broken: FaultSite) -> None:
-    per_round = 5 * len(POINTS)
-    points = cycle(POINTS)
-    left = KILLS
-    while left > 0:
-        talkers = talk(broken.site, sessions=6, turns=4, steps=3)
-        begun(talkers)
-        for point in islice(points, min(left, per_round)):
-            if not any(talker.is_alive() for talker in talkers):
-                talkers += talk(broken.site, sessions=6, turns=4, steps=3)
-            assert broken.die_at(point), point
-            left -= 1
-        checked(broken, "killed at every write", talkers)
+    talkers: list[Talker] = []
+
+    def keep_talking() -> None:
+        if not any(talker.is_alive() for talker in talkers):
+            talkers.extend(talk(broken.site, sessions=6, turns=4, steps=3))
+
+    for point in islice(cycle(POINTS), KILLS):
+        broken.die_at(point, meanwhile=keep_talking)
+    checked(broken, "killed at every write", talkers)
 
 
 def test_the_sweeper_is_killed_after_it_took_a_run(broken: FaultSite) -> None:
     talkers = talk(broken.site, sessions=3, turns=1, steps=4)
     begun(talkers)
     broken.kill("worker-")
-    assert broken.die_at("after_recover")
+    broken.die_at("after_recover")
     checked(broken, "sweeper killed", talkers)
 
 
@@ -86,6 +86,29 @@ def test_one_of_several_workers_is_a_zombie(broken: FaultSite) -> None:
 def _attempts(broken: FaultSite) -> int:
     taken_over = "Run.objects.filter(status='running', attempt__gt=1).count()"
     return int(broken.run_in_site(f"from sessions_app.models import Run; print('n', {taken_over})").split("n ")[1])
+
+
+def test_a_person_settles_what_a_crash_left_unknown(broken: FaultSite) -> None:
+    """A charge may have happened when its worker died: the run waits, and goes on with what the person says."""
+    with broken.site.client() as client, broken.site.client() as person:
+        session = client.new_session("asking")
+        with client.stream("POST", f"/sessions/{session}/chat", json={"message": "steps=1"}, timeout=60.0) as events:
+            assert next(events)["type"] == "message"
+            broken.die_at("after_tool_start")
+            asked = next(event for event in events if event["type"] == "approval_required")
+            assert (asked["tool"], asked["tool_call_id"]) == ("charge", "charge-0")
+            (waiting,) = person.http.get(f"/sessions/{session}/approvals").json()
+            settle = f"/runs/{waiting['run_id']}/tool_calls/{waiting['tool_call_id']}/settle"
+            answer = person.http.post(settle, json={"decision": "happened", "result": {"charged": "by hand"}})
+            assert answer.json() == {"status": "queued"}
+            rest = list(events)
+        results = {event["tool"]: event["result"] for event in rest if event["type"] == "tool_result"}
+        assert results == {"charge": {"charged": "by hand"}, "note": {"noted": 0}}
+        assert rest[-1]["type"] == "done"
+        assert client.http.get(f"/runs/{waiting['run_id']}").json()["status"] == "succeeded"
+    started = [line for line in broken.tool_log.read_text().splitlines() if waiting["run_id"] in line]
+    assert len([line for line in started if '"charge"' in line]) <= 1
+    assert len([line for line in started if '"note"' in line]) == 1
 
 
 def test_redis_is_flushed(broken: FaultSite) -> None:

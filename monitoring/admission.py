@@ -5,7 +5,7 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from sessions_app.errors import UnavailableError
-from sessions_app.redis import sync_client
+from sessions_app.redis import check_answers
 
 RETRY_AFTER_SECONDS = 5
 
@@ -17,6 +17,6 @@ def admit(*, user: Any, session_id: Any) -> None:
     Raises UnavailableError while Redis is down: the turn could be written, but nobody could watch it.
     """
     try:
-        sync_client().ping()
+        check_answers()
     except (RedisError, OSError):
         raise UnavailableError(retry_after_seconds=RETRY_AFTER_SECONDS) from None

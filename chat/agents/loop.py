@@ -40,14 +40,17 @@ async def run_tool_loop(model: Model, context: RunContext) -> AsyncIterator[Agen
     the next answer.
     """
     messages = as_chat_messages(context.agent.system_prompt, context.messages, but=context.pending)
-    loop = _Loop(model, context, messages)
+    loop = _Loop(context, messages)
     if context.pending:
         async for result in loop.run_tools(context.pending):
             yield result
     while loop.steps < context.agent.max_steps:
         loop.add_steering(await context.take_steering())
         answer = _Answer()
-        async for event in loop.answer():
+        loop.steps += 1
+        async for event in model.answer(context, messages):
+            if isinstance(event, ModelAnswer):
+                event = loop.with_unique_ids(event)
             answer.see(event)
             yield event
         messages.append(_assistant_message("".join(answer.text), answer.tool_calls))
@@ -62,20 +65,14 @@ async def run_tool_loop(model: Model, context: RunContext) -> AsyncIterator[Agen
 class _Loop:
     """What the steps of one run share: the conversation so far, and the ids of the calls that were made."""
 
-    def __init__(self, model: Model, context: RunContext, messages: list[dict[str, Any]]) -> None:
-        self._model = model
+    def __init__(self, context: RunContext, messages: list[dict[str, Any]]) -> None:
         self._context = context
         self._messages = messages
         turn = [message for message in context.messages if message.turn == context.messages[-1].turn]
         self.steps = sum(message.role == Role.ASSISTANT for message in turn)
         self._call_ids = {call["id"] for message in turn for call in message.tool_calls}
 
-    async def answer(self) -> AsyncIterator[AgentEvent]:
-        self.steps += 1
-        async for event in self._model.answer(self._context, self._messages):
-            yield self._with_unique_ids(event) if isinstance(event, ModelAnswer) else event
-
-    def _with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
+    def with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
         """Some models number the calls of each answer from 0; within a run an id is one call."""
         calls = []
         for call in answer.tool_calls:

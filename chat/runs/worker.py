@@ -181,16 +181,26 @@ class WorkerHost:
                 await self._attend(session_id)
 
     async def _listen(self) -> None:
-        """Take the hints that somebody wants something of a run of ours."""
+        """Take the hints that somebody wants something of a run of ours; many may come at once."""
+        following: set[asyncio.Task[None]] = set()
         while True:
             try:
                 hint = await self._layer.receive(self._channel)
-                await self._attend(uuid.UUID(hint["session_id"]), is_steered=hint["type"] == "steer")
-            except DATABASE_DOWN as error:
-                logger.warning("A hint was not followed; the next renewal looks again: %s", _first_line(error))
-            except Exception:
-                logger.exception("A hint was not understood; the next renewal looks again")
+            except Exception as error:
+                logger.warning("No hints are heard now, renewals look for what is wanted: %s", _first_line(error))
                 await asyncio.sleep(1.0)
+                continue
+            task = asyncio.create_task(self._follow(hint), name="hint")
+            following.add(task)
+            task.add_done_callback(following.discard)
+
+    async def _follow(self, hint: dict[str, Any]) -> None:
+        try:
+            await self._attend(uuid.UUID(hint["session_id"]), is_steered=hint["type"] == "steer")
+        except DATABASE_DOWN as error:
+            logger.warning("A hint was not followed; the next renewal looks again: %s", _first_line(error))
+        except Exception:
+            logger.exception("A hint was not understood; the next renewal looks again")
 
     async def _attend(self, session_id: uuid.UUID, *, is_steered: bool = False) -> None:
         execution, task = self._active.get(session_id, (None, None))

@@ -9,7 +9,7 @@ from redis.exceptions import RedisError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
-from sessions_app.redis import sync_client
+from sessions_app.redis import note_answer, sync_client
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,7 @@ class RequestRateThrottle(BaseThrottle):
         except RedisError as error:
             logger.warning("Redis does not count requests, so they pass: %s", error)
             return True
+        note_answer()
         return bool(count <= limit)
 
     def wait(self) -> float:

@@ -31,10 +31,16 @@ class Run(models.Model):
         null=True, blank=True, help_text="Until then its worker need not have renewed the lease."
     )
     idempotency_key = models.CharField(max_length=200, blank=True, help_text="The client's, for this message.")
-    retry_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="retries")
+    retry_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="retries", db_index=False)
     is_steering = models.BooleanField(default=False, help_text="May enter the running turn at its next step.")
     steered_into = models.ForeignKey(
-        "self", models.SET_NULL, null=True, blank=True, related_name="+", help_text="The turn that its message entered."
+        "self",
+        models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="+",
+        db_index=False,
+        help_text="The turn that its message entered.",
     )
     is_rolled_back = models.BooleanField(default=False, help_text="Cancelled and removed from the history.")
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
@@ -74,8 +80,9 @@ class Run(models.Model):
                 condition=models.Q(status__in=["queued", "running", "awaiting_approval"]),
                 name="run_active",
             ),
-            # The sweeper's search for lost workers.
-            models.Index(fields=["lease_expires_at"], condition=models.Q(status="running"), name="run_lease"),
+            # What is rare costs the other rows nothing.
+            models.Index(fields=["retry_of"], condition=models.Q(retry_of__isnull=False), name="run_retry_of"),
+            models.Index(fields=["steered_into"], condition=models.Q(steered_into__isnull=False), name="run_steered"),
         ]
 
     def __str__(self) -> str:

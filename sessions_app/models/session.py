@@ -14,7 +14,9 @@ class AgentSession(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     owner = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="agent_sessions")
     agent_type = models.ForeignKey(AgentType, models.PROTECT, related_name="sessions")
-    forked_from = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="forks")
+    forked_from = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="forks", db_index=False
+    )
     title = models.CharField(max_length=200, blank=True)
     state = models.JSONField(default=dict, blank=True, help_text="The session's state document.")
     # The fence: whoever claims a run counts this up, and only the holder of the newest value may write.
@@ -37,6 +39,9 @@ class AgentSession(models.Model):
                 fields=["owner", "-last_active", "id"],
                 condition=models.Q(deleted_at=None),
                 name="session_by_owner",
+            ),
+            models.Index(
+                fields=["forked_from"], condition=models.Q(forked_from__isnull=False), name="session_forked_from"
             ),
             # The purge of deleted sessions.
             models.Index(

@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
+from itertools import groupby
 from typing import Any
 from urllib.parse import urlencode
+from uuid import UUID
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_required
@@ -16,7 +18,7 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from sessions_app import queries
 from sessions_app.access import get_session
 from sessions_app.errors import SessionNotFoundError
-from sessions_app.models import AgentSession, Message, Role, Run
+from sessions_app.models import AgentSession, Message, Role, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
 
 SESSIONS_SHOWN = 30
@@ -39,13 +41,16 @@ class Call:
 
 @dataclass
 class Entry:
-    """A message as the page shows it; tool results stand on their calls' cards."""
+    """A message as the page shows it; tool results stand on their calls' cards. `run` is its turn's."""
 
     id: int | str = ""
+    run: UUID | str = ""
     role: str = Role.ASSISTANT.value
     content: str = ""
     thought: str = ""
     note: str = ""
+    is_failure: bool = False
+    is_retryable: bool = False
     calls: list[Call] = field(default_factory=list)
 
 
@@ -102,8 +107,11 @@ def _render(request: HttpRequest, session: AgentSession | None) -> HttpResponse:
     if session is not None:
         history = queries.history(session)
         context["history"] = history
-        context["entries"] = as_entries(history.messages)
-        context["is_active"] = Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).exists()
+        turns = Run.objects.filter(session=session, turn__in={message.turn for message in history.messages})
+        context["entries"] = as_entries(history.messages, {run.turn: run for run in turns})
+        active = list(Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).order_by("turn"))
+        context["is_active"] = bool(active)
+        context["current_run"] = next((run.pk for run in active if run.started_at), "")
     return render(request, "chat/page.html", context)
 
 
@@ -112,18 +120,34 @@ def _shown(request: HttpRequest) -> int:
     return min(int(asked), 1_000) if asked.isdecimal() and len(asked) < 5 else SESSIONS_SHOWN
 
 
-def as_entries(messages: list[Message]) -> list[Entry]:
+def as_entries(messages: list[Message], runs: dict[int, Run]) -> list[Entry]:
+    """`runs` are those of the messages' turns."""
+    entries: list[Entry] = []
+    for turn, group in groupby(messages, key=lambda message: message.turn):
+        entries += _turn(list(group), runs[turn])
+    return entries
+
+
+def _turn(messages: list[Message], run: Run) -> list[Entry]:
+    """A turn that came to nothing says so at its end, and can be tried again."""
     results = {message.tool_call_id: message for message in messages if message.role == Role.TOOL}
-    return [_entry(message, results) for message in messages if message.role != Role.TOOL]
+    entries = [_entry(message, run, results) for message in messages if message.role != Role.TOOL]
+    if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
+        if not entries or entries[-1].role == Role.USER:
+            entries.append(Entry(run=run.pk))
+        last = entries[-1]
+        last.is_retryable, last.is_failure = True, run.status == RunStatus.FAILED
+        last.note = f"Failed: {run.error_message} ({run.error_code})" if last.is_failure else "Stopped before its end."
+    return entries
 
 
-def _entry(message: Message, results: dict[str, Message]) -> Entry:
+def _entry(message: Message, run: Run, results: dict[str, Message]) -> Entry:
     return Entry(
         id=message.pk,
+        run=run.pk,
         role=message.role,
         content=message.content,
         thought=message.thought,
-        note="Stopped before its end." if message.is_partial else "",
         calls=[_call(call, results.get(call["id"])) for call in message.tool_calls],
     )
 

@@ -18,12 +18,20 @@ const asText = (value) => (typeof value === "string" ? value : JSON.stringify(va
 
 // --- rows -----------------------------------------------------------------------------------------------------------
 
-function makeRow(role, id = "") {
+function makeRow(role, id = "", run = "") {
   const row = clone("t-message");
   row.className = `message ${role}`;
   row.dataset.message = id;
+  row.dataset.run = run;
   row.querySelector(".sr-only").textContent = role === "user" ? "You:" : "Agent:";
   return row;
+}
+
+function setNote(row, note, { isFailure = false, isRetryable = false } = {}) {
+  const element = row.querySelector(".note");
+  show(element, note);
+  element.classList.toggle("failure", isFailure);
+  row.querySelector(".retry").hidden = !isRetryable;
 }
 
 function addTool(row, id, name, args) {
@@ -38,14 +46,47 @@ function addTool(row, id, name, args) {
 }
 
 function finishTool(card, result, isError, durationMs) {
-  card.classList.remove("running");
+  endTool(card, isError ? "failed" : `${durationMs ?? 0} ms`);
   card.classList.toggle("failed", Boolean(isError));
-  card.querySelector(".tool-state").textContent = isError ? "failed" : `${durationMs ?? 0} ms`;
   card.querySelector(".tool-result").textContent = asText(result);
 }
 
-const findTool = (id) => list.querySelector(`[data-call="${CSS.escape(id)}"]`);
+function endTool(card, state) {
+  card.classList.remove("running");
+  card.querySelector(".tool-state").textContent = state;
+  card.querySelector(".approval").hidden = true;
+}
+
+const rowsOf = (run) => [...list.querySelectorAll(`.message[data-run="${CSS.escape(run)}"]`)];
+const findTool = (run, id) => list.querySelector(`.message[data-run="${CSS.escape(run)}"] [data-call="${CSS.escape(id)}"]`);
 const findMessage = (id) => list.querySelector(`[data-message="${CSS.escape(String(id))}"]`);
+
+// Where a run's end is told: its last answer, or a row of its own if there is none.
+function lastAnswerOf(run) {
+  const last = rowsOf(run).at(-1);
+  if (!last?.matches(".user")) return last;
+  const row = makeRow("assistant", "", run);
+  last.after(row);
+  return row;
+}
+
+// A retry goes on behind the steps that were finished, those with tools; what was left of its last answer is void.
+function moveTurn(from, to) {
+  return rowsOf(from).filter((row) => {
+    row.dataset.run = to;
+    setNote(row, "");
+    const isKept = row.matches(".user") || row.querySelector(".tool");
+    if (!isKept) row.remove();
+    return isKept;
+  });
+}
+
+// Whether an event's id lies behind a cursor; everything lies behind none.
+function isBehind(id, cursor) {
+  const [epoch, seq] = id.split("-").map(Number);
+  const [cursorEpoch, cursorSeq] = (cursor ?? "0-0").split("-").map(Number);
+  return epoch > cursorEpoch || (epoch === cursorEpoch && seq > cursorSeq);
+}
 
 // --- scrolling --------------------------------------------------------------------------------------------------------
 
@@ -70,9 +111,10 @@ function watchScroll() {
 
 // --- the answer that is being written ------------------------------------------------------------------------------------
 
-// One step of the agent: thoughts, text, tool calls. `row` is null between steps.
+// One step of a run: thoughts, text, tool calls. `row` is null between steps.
 class Step {
-  constructor() {
+  constructor(run) {
+    this.run = run;
     this.row = null;
     this.text = "";
     this.thought = "";
@@ -83,7 +125,7 @@ class Step {
 
   open() {
     if (this.row) return this.row;
-    this.row = makeRow("assistant");
+    this.row = makeRow("assistant", "", this.run);
     this.row.classList.add("writing");
     list.append(this.row);
     return this.row;
@@ -127,20 +169,31 @@ class Step {
     this.row?.classList.remove("writing");
   }
 
-  discard() {
+  // All that is not on record: tools that are were called no later than `since`.
+  discard(since) {
     clearTimeout(this.timer);
-    if (!this.hasTools) this.row?.remove();
+    this.row?.querySelectorAll(".tool.running[data-event]").forEach((card) => {
+      if (isBehind(card.dataset.event, since)) card.remove();
+    });
+    this.row?.classList.remove("writing");
+    if (!this.row?.querySelector(".tool")) this.row?.remove();
+  }
+
+  // The whole of this text comes next, and what there is of it is a part.
+  restart(type) {
+    this[type === "thought" ? "thought" : "text"] = "";
   }
 }
 
 // --- the conversation -------------------------------------------------------------------------------------------------------
 
 export class Conversation {
-  constructor(sessionId, { onActive, announce }) {
+  constructor(sessionId, run, { onActive, announce }) {
     this.sessionId = sessionId;
+    this.run = run; // the one that is written; "" between runs
     this.onActive = onActive;
     this.announce = announce;
-    this.step = new Step();
+    this.step = new Step(run);
     this.unconfirmed = new Map(); // client_ref -> row, until the server has the message on record
     this.waiting = new Set(); // ids of messages whose turn has not begun
     list.querySelectorAll(".assistant .text:not([hidden])").forEach((text) => render(text, text.textContent));
@@ -165,26 +218,36 @@ export class Conversation {
     follow();
   }
 
-  on_accepted({ message_id, client_ref }) {
+  on_accepted({ message_id, run_id, client_ref }) {
     const row = this.unconfirmed.get(client_ref);
     this.unconfirmed.delete(client_ref);
     if (findMessage(message_id)) return row?.remove(); // its own event was faster
     if (!row) return;
     row.dataset.message = message_id;
+    row.dataset.run = run_id;
     this.waiting.add(String(message_id));
     show(row.querySelector(".note"), this.isActive ? "Waits for its turn" : "");
     this.setActive(true);
   }
 
-  on_message({ message_id, content }) {
-    this.newStep();
+  on_message({ message_id, run_id, content }) {
     this.waiting.delete(String(message_id));
     const row = findMessage(message_id) ?? this.adopt(content) ?? list.appendChild(makeRow("user"));
+    const oldRun = row.dataset.run;
     row.dataset.message = message_id;
+    row.dataset.run = run_id;
     show(row.querySelector(".text"), content);
-    show(row.querySelector(".note"), "");
+    setNote(row, "");
+    if (this.isOther(run_id)) return; // it never runs by itself: its end comes next
+    this.run = run_id;
+    this.newStep();
     list.append(row); // a queued message stands behind the answers before it
+    if (oldRun && oldRun !== run_id) list.append(...moveTurn(oldRun, run_id));
     this.setActive(true);
+  }
+
+  isOther(run) {
+    return Boolean(this.run) && run !== this.run;
   }
 
   // The connection broke before the server confirmed it: the event itself is the confirmation.
@@ -208,48 +271,85 @@ export class Conversation {
     this.step.addText(content);
   }
 
-  on_tool_call({ tool_call_id, tool, args }) {
-    if (findTool(tool_call_id)) return;
-    const row = this.step.open();
-    this.step.hasTools = true;
-    this.step.renderText(true);
-    addTool(row, tool_call_id, tool, args);
+  on_tool_call({ tool_call_id, tool, args }, id) {
+    this.toolCard(this.run, tool_call_id, tool, args).dataset.event = id;
   }
 
   on_tool_result({ tool_call_id, tool, result, is_error, duration_ms }) {
-    const card = findTool(tool_call_id) ?? addTool(this.step.open(), tool_call_id, tool ?? "tool", {});
+    finishTool(this.toolCard(this.run, tool_call_id, tool ?? "tool", {}), result, is_error, duration_ms);
+  }
+
+  // The run is parked until a person settles the call.
+  on_approval_required({ run_id, tool_call_id, tool, args }) {
+    const card = this.toolCard(run_id, tool_call_id, tool, args);
+    const approval = card.querySelector(".approval");
+    card.classList.add("running");
+    card.querySelector(".tool-state").textContent = "waits for you";
+    card.open = true;
+    approval.dataset.run = run_id;
+    approval.hidden = false;
+    this.announce("A tool call waits for your decision.");
+  }
+
+  toolCard(run, id, name, args) {
+    const found = findTool(run, id);
+    if (found) return found;
+    const row = this.step.open();
     this.step.hasTools = true;
-    finishTool(card, result, is_error, duration_ms);
+    this.step.renderText(true);
+    return addTool(row, id, name, args);
   }
 
-  on_discard() {
-    this.step.discard();
-    this.step = new Step();
+  on_discard({ reason, run_id, since, event }) {
+    if (reason === "gap") return this.markGap();
+    if (reason === "merged") return this.step.restart(event);
+    this.step.discard(since);
+    this.run = run_id;
+    this.step = new Step(run_id);
+    for (const row of rowsOf(run_id)) row.querySelectorAll(".approval").forEach((approval) => (approval.hidden = true));
   }
 
-  on_done() {
-    this.endRun("", "The answer is finished.");
+  markGap() {
+    const row = this.step.open();
+    row.classList.add("gap");
+    setNote(row, "A part is missing here until the answer is complete.");
   }
 
-  on_cancelled() {
-    this.endRun("Stopped before its end.", "The answer was stopped.");
+  on_done({ run_id, steered_into }) {
+    if (steered_into) this.addSteering(run_id, steered_into);
+    else this.endRun(run_id, "The answer is finished.");
+  }
+
+  on_cancelled({ run_id, rolled_back }) {
+    if (rolled_back) rowsOf(run_id).forEach((row) => row.remove());
+    this.endRun(run_id, "The answer was stopped.", rolled_back ? "" : "Stopped before its end.");
   }
 
   on_error({ code, message, run_id }, id) {
     if (!id && !run_id) return;
-    this.endRun(`Failed: ${message} (${code})`, "The answer failed.", true);
+    this.endRun(run_id, "The answer failed.", `Failed: ${message} (${code})`, true);
   }
 
-  endRun(note, announcement, isFailure = false) {
-    if (note) {
-      const element = this.step.open().querySelector(".note");
-      show(element, note);
-      element.classList.toggle("failure", isFailure);
+  // The message has entered the turn that runs, between two of its steps.
+  addSteering(run, host) {
+    this.newStep();
+    for (const row of rowsOf(run)) {
+      row.dataset.run = host;
+      list.append(row);
     }
-    list.querySelectorAll(".tool.running").forEach((card) => {
-      card.classList.remove("running");
-      card.querySelector(".tool-state").textContent = "no result";
+  }
+
+  endRun(run, announcement, note = "", isFailure = false) {
+    const isOther = this.isOther(run);
+    const row = note && (lastAnswerOf(run) ?? (isOther ? null : this.step.open()));
+    if (row) setNote(row, note, { isFailure, isRetryable: true });
+    if (isOther) return; // it was cancelled while it waited
+    list.querySelectorAll(".gap").forEach((gap) => {
+      gap.classList.remove("gap");
+      if (gap !== row) setNote(gap, "A part is missing here. Load the page again to see it.");
     });
+    list.querySelectorAll(".tool.running").forEach((card) => endTool(card, "no result"));
+    this.run = "";
     this.newStep();
     this.announce(announcement);
     this.setActive(this.waiting.size > 0);
@@ -257,7 +357,7 @@ export class Conversation {
 
   newStep() {
     this.step.close();
-    this.step = new Step();
+    this.step = new Step(this.run);
   }
 
   setActive(isActive) {
@@ -292,7 +392,7 @@ export class Conversation {
 function historyRows(messages) {
   const results = new Map(messages.filter((m) => m.role === "tool").map((m) => [m.tool_call_id, m]));
   return messages.filter((m) => m.role !== "tool").map((message) => {
-    const row = makeRow(message.role, message.id);
+    const row = makeRow(message.role, message.id, message.run_id);
     const text = row.querySelector(".text");
     show(text, message.content);
     if (message.role === "assistant" && message.content) render(text, message.content);

@@ -1,6 +1,7 @@
 // Puts the page's parts together.
 
-import { createSession, readSession } from "./api.js";
+import { watchActions } from "./actions.js";
+import { createSession, loadApprovals, readSession } from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { Conversation } from "./conversation.js";
@@ -37,6 +38,7 @@ function startPage() {
 function conversationPage() {
   const id = page.session;
   let refs = 0;
+  const complain = (message) => composer.complain(message);
   const announce = (text) => (document.getElementById("announce").textContent = text);
   const earlier = document.getElementById("earlier");
   earlier.dataset.before = page.before;
@@ -51,13 +53,15 @@ function conversationPage() {
     },
     onStop: () => connection.send({ type: "cancel" }),
   });
-  const conversation = new Conversation(id, { onActive: (isActive) => composer.setActive(isActive), announce });
+  const onActive = (isActive) => composer.setActive(isActive);
+  const conversation = new Conversation(id, page.run, { onActive, announce });
   conversation.setActive(page.active === "true");
+  if (conversation.isActive) showApprovals(id, conversation).catch((error) => complain(error.message));
 
   const connection = new Connection(`${page.socketUrl}${id}`, page.cursor, {
     onEvent(event) {
       if (event.type === "error" && !event.id) {
-        composer.complain(event.data.message);
+        complain(event.data.message);
         conversation.offerAgain((text) => composer.put(text));
       }
       conversation.take(event);
@@ -66,11 +70,17 @@ function conversationPage() {
     onState(name, message) {
       state.dataset.state = name;
       state.textContent = name;
-      if (message) composer.complain(message);
+      if (message) complain(message);
       if (name === "live") sendFirst(id, composer);
     },
   });
-  watchSidebar(id, (message) => composer.complain(message));
+  watchSidebar(id, complain);
+  watchActions({ onFork: (fork) => location.assign(`${page.pageUrl}${fork}/`), complain }, id);
+}
+
+// What waited for a person already when the page was loaded.
+async function showApprovals(id, conversation) {
+  for (const approval of await loadApprovals(id)) conversation.on_approval_required(approval);
 }
 
 function sendFirst(id, composer) {

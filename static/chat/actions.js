@@ -1,0 +1,39 @@
+// What a person can do with the messages: settle a tool call, try an answer again, fork the conversation.
+
+import { forkSession, retryRun, settleCall } from "./api.js";
+
+export function watchActions({ onFork, complain }, sessionId) {
+  const actions = {
+    async fork(button, row) {
+      const fork = await forkSession(sessionId, Number(row.dataset.message));
+      onFork(fork.session_id);
+    },
+    async retry(button, row) {
+      await retryRun(row.dataset.run);
+    },
+    async settle(button) {
+      const card = button.closest(".tool");
+      const approval = button.closest(".approval");
+      await settleCall(approval.dataset.run, card.dataset.call, button.value);
+      if (!approval.hidden) card.querySelector(".tool-state").textContent = "settled"; // else its result was faster
+      approval.hidden = true;
+      card.querySelector("summary").focus();
+    },
+  };
+
+  document.getElementById("messages").addEventListener("click", async ({ target }) => {
+    const button = target.closest("[data-action]");
+    if (!button) return;
+    const together = [...button.parentElement.querySelectorAll("[data-action]")];
+    complain("");
+    together.forEach((each) => (each.disabled = true));
+    try {
+      await actions[button.dataset.action](button, button.closest(".message"));
+    } catch (error) {
+      complain(error.message);
+    } finally {
+      together.forEach((each) => (each.disabled = false));
+      if (document.activeElement === document.body) button.focus();
+    }
+  });
+}

@@ -8,127 +8,230 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('sessions_app', '0002_agent_types'),
+        ("sessions_app", "0002_agent_types"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ToolCall',
+            name="ToolCall",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('call_id', models.CharField(max_length=200)),
-                ('tool', models.CharField(max_length=200)),
-                ('arguments', models.JSONField(default=dict)),
-                ('idempotency_key', models.CharField(help_text='The same for each repetition; tools get it.', max_length=300)),
-                ('is_idempotent', models.BooleanField(default=False)),
-                ('status', models.CharField(choices=[('planned', 'planned: not started'), ('started', 'Started'), ('finished', 'Finished'), ('unknown', 'unknown: started, and nobody saw its end'), ('skipped', 'skipped: the run ended before it started')], default='planned', max_length=10)),
-                ('is_error', models.BooleanField(default=False)),
-                ('planned_at', models.DateTimeField(auto_now_add=True)),
-                ('started_at', models.DateTimeField(blank=True, null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('decision', models.CharField(blank=True, choices=[('happened', 'happened: it took effect, with this result'), ('rerun', 'rerun: it took no effect, run it again'), ('unknown', 'unknown: tell the agent that nobody knows')], max_length=10)),
-                ('decided_result', models.JSONField(blank=True, help_text='The result, if the decision was `happened`.', null=True)),
-                ('decided_at', models.DateTimeField(blank=True, null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("call_id", models.CharField(max_length=200)),
+                ("tool", models.CharField(max_length=200)),
+                ("arguments", models.JSONField(default=dict)),
+                (
+                    "idempotency_key",
+                    models.CharField(help_text="The same for each repetition; tools get it.", max_length=300),
+                ),
+                ("is_idempotent", models.BooleanField(default=False)),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("planned", "planned: not started"),
+                            ("started", "Started"),
+                            ("finished", "Finished"),
+                            ("unknown", "unknown: started, and nobody saw its end"),
+                            ("skipped", "skipped: the run ended before it started"),
+                        ],
+                        default="planned",
+                        max_length=10,
+                    ),
+                ),
+                ("is_error", models.BooleanField(default=False)),
+                ("planned_at", models.DateTimeField(auto_now_add=True)),
+                ("started_at", models.DateTimeField(blank=True, null=True)),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "decision",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("happened", "happened: it took effect, with this result"),
+                            ("rerun", "rerun: it took no effect, run it again"),
+                            ("unknown", "unknown: tell the agent that nobody knows"),
+                        ],
+                        max_length=10,
+                    ),
+                ),
+                (
+                    "decided_result",
+                    models.JSONField(blank=True, help_text="The result, if the decision was `happened`.", null=True),
+                ),
+                ("decided_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'ordering': ['pk'],
+                "ordering": ["pk"],
             },
         ),
         migrations.AddField(
-            model_name='agentsession',
-            name='forked_from',
-            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='forks', to='sessions_app.agentsession'),
+            model_name="agentsession",
+            name="forked_from",
+            field=models.ForeignKey(
+                blank=True,
+                db_index=False,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="forks",
+                to="sessions_app.agentsession",
+            ),
         ),
         migrations.AddField(
-            model_name='agenttype',
-            name='max_attempts',
-            field=models.PositiveSmallIntegerField(default=3, help_text='How many workers may be lost over one run, before it fails.', validators=[django.core.validators.MinValueValidator(1)]),
+            model_name="agenttype",
+            name="max_attempts",
+            field=models.PositiveSmallIntegerField(
+                default=3,
+                help_text="How many workers may be lost over one run, before it fails.",
+                validators=[django.core.validators.MinValueValidator(1)],
+            ),
         ),
         migrations.AddField(
-            model_name='agenttype',
-            name='on_busy',
-            field=models.CharField(choices=[('reject', 'reject: refuse it'), ('enqueue', 'enqueue: answer it afterwards'), ('interrupt', 'interrupt: stop the other and keep its partial answer'), ('rollback', 'rollback: stop the other and remove it from the history'), ('steer', 'steer: hand it to the other at its next step')], default='enqueue', help_text='Requests may choose another.', max_length=10),
+            model_name="agenttype",
+            name="on_busy",
+            field=models.CharField(
+                choices=[
+                    ("reject", "reject: refuse it"),
+                    ("enqueue", "enqueue: answer it afterwards"),
+                    ("interrupt", "interrupt: stop the other and keep its partial answer"),
+                    ("rollback", "rollback: stop the other and remove it from the history"),
+                    ("steer", "steer: hand it to the other at its next step"),
+                ],
+                default="enqueue",
+                help_text="Requests may choose another.",
+                max_length=10,
+            ),
         ),
         migrations.AddField(
-            model_name='agenttype',
-            name='unknown_outcome',
-            field=models.CharField(choices=[('ask', 'ask: wait until a person settles it'), ('tell', 'tell: let the model know that the outcome is unknown')], default='ask', help_text='For a tool that may have been at work when its worker was lost, and is not idempotent.', max_length=10),
+            model_name="agenttype",
+            name="unknown_outcome",
+            field=models.CharField(
+                choices=[
+                    ("ask", "ask: wait until a person settles it"),
+                    ("tell", "tell: let the model know that the outcome is unknown"),
+                ],
+                default="ask",
+                help_text="For a tool that may have been at work when its worker was lost, and is not idempotent.",
+                max_length=10,
+            ),
         ),
         migrations.AddField(
-            model_name='run',
-            name='idempotency_key',
+            model_name="run",
+            name="idempotency_key",
             field=models.CharField(blank=True, help_text="The client's, for this message.", max_length=200),
         ),
         migrations.AddField(
-            model_name='run',
-            name='is_rolled_back',
-            field=models.BooleanField(default=False, help_text='Cancelled and removed from the history.'),
+            model_name="run",
+            name="is_rolled_back",
+            field=models.BooleanField(default=False, help_text="Cancelled and removed from the history."),
         ),
         migrations.AddField(
-            model_name='run',
-            name='is_steering',
-            field=models.BooleanField(default=False, help_text='May enter the running turn at its next step.'),
+            model_name="run",
+            name="is_steering",
+            field=models.BooleanField(default=False, help_text="May enter the running turn at its next step."),
         ),
         migrations.AddField(
-            model_name='run',
-            name='lease_expires_at',
-            field=models.DateTimeField(blank=True, help_text='Until then its worker need not have renewed the lease.', null=True),
+            model_name="run",
+            name="lease_expires_at",
+            field=models.DateTimeField(
+                blank=True, help_text="Until then its worker need not have renewed the lease.", null=True
+            ),
         ),
         migrations.AddField(
-            model_name='run',
-            name='retry_of',
-            field=models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='retries', to='sessions_app.run'),
+            model_name="run",
+            name="retry_of",
+            field=models.ForeignKey(
+                blank=True,
+                db_index=False,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="retries",
+                to="sessions_app.run",
+            ),
         ),
         migrations.AddField(
-            model_name='run',
-            name='steered_into',
-            field=models.ForeignKey(blank=True, db_index=False, help_text='The turn that its message entered.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='sessions_app.run'),
+            model_name="run",
+            name="steered_into",
+            field=models.ForeignKey(
+                blank=True,
+                db_index=False,
+                help_text="The turn that its message entered.",
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to="sessions_app.run",
+            ),
         ),
         migrations.AlterField(
-            model_name='message',
-            name='created_at',
+            model_name="message",
+            name="created_at",
             field=models.DateTimeField(default=django.utils.timezone.now, editable=False),
         ),
         migrations.AlterField(
-            model_name='run',
-            name='attempt',
-            field=models.PositiveSmallIntegerField(default=0, help_text='Claims, without those given back in good order.'),
+            model_name="run",
+            name="attempt",
+            field=models.PositiveSmallIntegerField(
+                default=0, help_text="Claims, without those given back in good order."
+            ),
         ),
         migrations.AddIndex(
-            model_name='agentsession',
-            index=models.Index(condition=models.Q(('forked_from__isnull', False)), fields=['forked_from'], name='session_forked_from'),
+            model_name="agentsession",
+            index=models.Index(
+                condition=models.Q(("forked_from__isnull", False)), fields=["forked_from"], name="session_forked_from"
+            ),
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(condition=models.Q(('retry_of__isnull', False)), fields=['retry_of'], name='run_retry_of'),
+            model_name="run",
+            index=models.Index(
+                condition=models.Q(("retry_of__isnull", False)), fields=["retry_of"], name="run_retry_of"
+            ),
         ),
         migrations.AddIndex(
-            model_name='run',
-            index=models.Index(condition=models.Q(('steered_into__isnull', False)), fields=['steered_into'], name='run_steered'),
+            model_name="run",
+            index=models.Index(
+                condition=models.Q(("steered_into__isnull", False)), fields=["steered_into"], name="run_steered"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='run',
-            constraint=models.UniqueConstraint(condition=models.Q(('idempotency_key', ''), _negated=True), fields=('session', 'idempotency_key'), name='run_idempotency_key_once'),
+            model_name="run",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("idempotency_key", ""), _negated=True),
+                fields=("session", "idempotency_key"),
+                name="run_idempotency_key_once",
+            ),
         ),
         migrations.AddField(
-            model_name='toolcall',
-            name='decided_by',
-            field=models.ForeignKey(blank=True, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to=settings.AUTH_USER_MODEL),
+            model_name="toolcall",
+            name="decided_by",
+            field=models.ForeignKey(
+                blank=True,
+                null=True,
+                on_delete=django.db.models.deletion.SET_NULL,
+                related_name="+",
+                to=settings.AUTH_USER_MODEL,
+            ),
         ),
         migrations.AddField(
-            model_name='toolcall',
-            name='run',
-            field=models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='tool_call_records', to='sessions_app.run'),
+            model_name="toolcall",
+            name="run",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="tool_call_records",
+                to="sessions_app.run",
+            ),
         ),
         migrations.AddIndex(
-            model_name='toolcall',
-            index=models.Index(condition=models.Q(('decision', ''), ('status', 'unknown')), fields=['planned_at'], name='tool_call_open'),
+            model_name="toolcall",
+            index=models.Index(
+                condition=models.Q(("decision", ""), ("status", "unknown")),
+                fields=["planned_at"],
+                name="tool_call_open",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='toolcall',
-            constraint=models.UniqueConstraint(fields=('run', 'call_id'), name='tool_call_once'),
+            model_name="toolcall",
+            constraint=models.UniqueConstraint(fields=("run", "call_id"), name="tool_call_once"),
         ),
     ]

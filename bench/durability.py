@@ -10,17 +10,16 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import psutil
 import redis
 
 from bench.targets import Target, run_system
 from tests.fakes.processes import FakeOpenAIProcess
-from tests.site import read_events
+from tests.site import Client
 
 LONG = "[[tokens=5000 delay_ms=20]]"
 TAPE_TOKENS = 2_000
@@ -54,24 +53,12 @@ class Figure:
         return f"{self.name:44} {len(self.values):4} {shown} {self.unit:3} {which} <= {self.limit:<6g} {verdict}"
 
 
-class Client:
-    """One connection's worth of talking to the system."""
+def client_of(target: Target) -> Client:
+    return Client(target.address.url, target.address.token)
 
-    def __init__(self, target: Target) -> None:
-        headers = {"Authorization": f"Bearer {target.address.token}"}
-        self.http = httpx.Client(base_url=target.address.url, headers=headers, timeout=60.0)
 
-    def open_session(self) -> str:
-        return str(self.http.post("/sessions", json={"agent_type": "chat"}).raise_for_status().json()["session_id"])
-
-    @contextmanager
-    def events(self, method: str, url: str, **options: Any) -> Iterator[Iterator[dict[str, Any]]]:
-        with self.http.stream(method, url, **options) as response:
-            response.raise_for_status()
-            yield read_events(response.iter_lines())
-
-    def chat(self, session: str, message: str) -> Any:
-        return self.events("POST", f"/sessions/{session}/chat", json={"message": message})
+def chat(client: Client, session: str, message: str) -> AbstractContextManager[Iterator[dict[str, Any]]]:
+    return client.stream("POST", f"/sessions/{session}/chat", json={"message": message})
 
 
 def main() -> int:
@@ -105,10 +92,10 @@ def measure_cancel(target: Target, fake: FakeOpenAIProcess, *, alone: int, round
 
 def cancel_one(target: Target) -> float:
     """Milliseconds from before the request to the event on the stream that was open all the time."""
-    client, other = Client(target), Client(target)
-    session = client.open_session()
+    client, other = client_of(target), client_of(target)
+    session = client.new_session("chat")
     other.http.get("/health")  # its connection is open
-    with client.chat(session, LONG) as events:
+    with chat(client, session, LONG) as events:
         while next(events)["type"] != "response":
             pass
         with ThreadPoolExecutor(1) as pool:
@@ -125,9 +112,9 @@ def cancel_one(target: Target) -> float:
 
 
 def measure_resume(target: Target) -> list[Figure]:
-    client = Client(target)
-    session = client.open_session()
-    with client.chat(session, TAPE) as events:
+    client = client_of(target)
+    session = client.new_session("chat")
+    with chat(client, session, TAPE) as events:
         ids = [event["id"] for event in events]
     print(f"the tape has {len(ids)} events", file=sys.stderr)
     cursors = ["0-0", *ids[: -1 : max(1, len(ids) // CURSORS)], ids[-2]]
@@ -151,7 +138,7 @@ def resume(client: Client, session: str, after: str, last: str) -> tuple[float, 
     """Milliseconds to the first event and to the last."""
     started = time.perf_counter()
     first = 0.0
-    with client.events("GET", f"/sessions/{session}/events", params={"after": after}) as events:
+    with client.stream("GET", f"/sessions/{session}/events", params={"after": after}) as events:
         for event in events:
             first = first or time.perf_counter()
             if event["id"] == last:
@@ -170,9 +157,9 @@ def measure_take_over(target: Target, count: int) -> Figure:
 
 def take_over(target: Target) -> float:
     """Seconds from the SIGKILL of all workers to the new attempt's first event at the client."""
-    client = Client(target)
-    session = client.open_session()
-    with client.chat(session, LONG) as events:
+    client = client_of(target)
+    session = client.new_session("chat")
+    with chat(client, session, LONG) as events:
         while next(events)["type"] != "response":
             pass
         started = time.perf_counter()
@@ -182,7 +169,7 @@ def take_over(target: Target) -> float:
         while next(events)["type"] != "discard":
             pass
         seconds = time.perf_counter() - started
-    Client(target).http.post(f"/sessions/{session}/cancel")
+    client_of(target).http.post(f"/sessions/{session}/cancel")
     return seconds
 
 

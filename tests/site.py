@@ -69,6 +69,11 @@ class Site:
         return dict(json.loads((self.data_dir / "credentials.json").read_text()))
 
     @property
+    def runtime(self) -> dict[str, Any]:
+        """Where its databases are: `database_url`, `redis_url`."""
+        return dict(json.loads((self.data_dir / "runtime.json").read_text()))
+
+    @property
     def token(self) -> str:
         return str(self.credentials["token"])
 

@@ -1,6 +1,5 @@
 """Redis carries the live stream, and may lose it, cut it or be away: nobody misses an event unannounced."""
 
-import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,7 @@ ASKED = {"message": "hi [[tokens=150 delay_ms=10]]"}
 
 @contextmanager
 def redis_of(site: Site) -> Iterator[redis.Redis]:
-    runtime = json.loads((site.data_dir / "runtime.json").read_text())
-    with redis.Redis.from_url(runtime["redis_url"]) as connection:
+    with redis.Redis.from_url(site.runtime["redis_url"]) as connection:
         yield connection
 
 

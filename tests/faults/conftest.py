@@ -1,13 +1,11 @@
 """One system for all scenarios, with short leases, and everything in it that a test can break."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import psutil
@@ -35,16 +33,12 @@ class FaultSite:
 
     def __init__(self, site: Site, points: Path, tool_log: Path) -> None:
         self.site = site
-        self.checker = Checker(self.runtime["database_url"], tool_log)
+        self.checker = Checker(self.site.runtime["database_url"], tool_log)
         self.tool_log = tool_log
         self._points = points
 
-    @property
-    def runtime(self) -> dict[str, Any]:
-        return dict(json.loads((self.site.data_dir / "runtime.json").read_text()))
-
     def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(self.runtime["redis_url"])
+        return redis.Redis.from_url(self.site.runtime["redis_url"])
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """The system's processes with one of these words, or one that begins with it, in their command lines."""
@@ -84,17 +78,17 @@ class FaultSite:
 
     @property
     def postgres_socket(self) -> str:
-        query = parse_qs(urlsplit(self.runtime["database_url"]).query)
+        query = parse_qs(urlsplit(self.site.runtime["database_url"]).query)
         return str(next(Path(query["host"][0]).glob(".s.PGSQL.*[0-9]")))
 
     @property
     def valkey_socket(self) -> str:
-        return unquote(urlsplit(self.runtime["redis_url"]).path)
+        return unquote(urlsplit(self.site.runtime["redis_url"]).path)
 
     @property
     def database(self) -> tuple[str, str]:
         """Its name and its user."""
-        url = urlsplit(self.runtime["database_url"])
+        url = urlsplit(self.site.runtime["database_url"])
         return url.path.strip("/"), url.username or "postgres"
 
     def start_worker_elsewhere(

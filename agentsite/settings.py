@@ -282,18 +282,40 @@ AGENT_MODEL = env("AGENT_MODEL")
 OPENAI_API_KEY = env("OPENAI_API_KEY")
 OPENAI_BASE_URL = env("OPENAI_BASE_URL").rstrip("/")
 DEFAULT_AGENT_TYPE = env("DEFAULT_AGENT_TYPE", "chat" if AGENT_MODEL else "demo")
+# endpoint name -> where models answer. An agent type's model may be `model@name`; its key is <NAME>_API_KEY.
+MODEL_ENDPOINTS = {
+    "default": {"base_url": OPENAI_BASE_URL or "https://api.openai.com/v1", "api_key": OPENAI_API_KEY},
+    **{
+        name: {"base_url": url.rstrip("/"), "api_key": env(f"{name.upper().replace('-', '_')}_API_KEY")}
+        for name, url in env_pairs("MODEL_ENDPOINTS").items()  # local=http://127.0.0.1:8080/v1,...
+    },
+}
+CACHE_CONTROL_ENDPOINTS = env_list("CACHE_CONTROL_ENDPOINTS")  # those that want marks for what they are to cache
 # runtime name -> dotted path of the agent. An agent type (a row) names a runtime; only what stands here is imported.
 AGENT_RUNTIMES = {
     "demo": "chat.agents.demo.DemoAgent",
     "chat": "chat.agents.chat_completions.ChatCompletionsAgent",
     **env_pairs("EXTRA_AGENT_RUNTIMES"),  # mine=my_package.MyAgent,...
 }
+HTTP_FETCH = env_bool("HTTP_FETCH", False)  # offer the tool that reads web pages
+HTTP_FETCH_NETWORKS = env_list("HTTP_FETCH_NETWORKS")  # private ones that it may reach all the same: 10.1.0.0/16,...
 AGENT_TOOLS = {
     "calculator": "chat.agents.tools.calculator.calculator",
     "clock": "chat.agents.tools.clock.clock",
     "search_conversation": "chat.agents.tools.search.search_conversation",
+    "read_state": "chat.agents.tools.state.read_state",
+    "write_state": "chat.agents.tools.state.write_state",
+    "read_result": "chat.agents.tools.stored.read_result",
+    **({"http_fetch": "chat.agents.tools.http_fetch.http_fetch"} if HTTP_FETCH else {}),
     **env_pairs("EXTRA_AGENT_TOOLS"),
 }
+TOOL_RESULT_BYTES = env_int("TOOL_RESULT_BYTES", 16_384, minimum=1_000)  # larger results are stored and referenced
+TOOL_THREADS = env_int("TOOL_THREADS", 64, minimum=1)  # for tools that are plain functions
+MCP_COMMANDS = env_list("MCP_COMMANDS")  # what the admin may start as an MCP server on the workers' machine
+MCP_ENVIRONMENT = env_list("MCP_ENVIRONMENT")  # variables that an MCP server's headers may name
+WORKER_CAPABILITIES = env_list("WORKER_CAPABILITIES")  # what this worker offers: gpu,eu,...
+# What shortens the wait; leave one out to see what it is worth.
+LATENCY_TECHNIQUES = env_list("LATENCY_TECHNIQUES", "pooling,caching,speculation,parallel_tools,warm_up,streaming")
 DEMO_DELAY_MS = env_int("DEMO_DELAY_MS", 15)
 MODEL_TIMEOUT_SECONDS = env_int("MODEL_TIMEOUT_SECONDS", 120, minimum=1)  # between two chunks
 MODEL_CONTEXT_TOKENS = env_int("MODEL_CONTEXT_TOKENS", 16_000, minimum=500)

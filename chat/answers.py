@@ -2,13 +2,15 @@
 
 import uuid
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chat.stream.tail import RunFilter, tail
 from sessions_app import queries
-from sessions_app.models import Event, Run, RunStatus
+from sessions_app.api.approvals import ApprovalSerializer
+from sessions_app.models import Event, Run, RunStatus, ToolCall
 from sessions_app.services.accepting import AcceptedTurn
+from sessions_app.services.deciding import waiting_calls
 from sessions_app.threads import in_database_thread
 
 
@@ -19,10 +21,13 @@ class Answer:
     run: Run
     response: str
     facts: list[Event]
+    waiting: list[ToolCall] = field(default_factory=list)  # calls that a person has to decide about
 
     @property
     def status(self) -> int:
-        """A failed run is the failure of what stands behind the server."""
+        """A failed run is the failure of what stands behind the server; one that is parked is not at its end."""
+        if self.waiting:
+            return 202
         return 502 if self.run.status == RunStatus.FAILED else 200
 
     def as_json(self) -> dict[str, Any]:
@@ -40,6 +45,9 @@ class Answer:
                 "reasoning_tokens": run.reasoning_tokens,
             },
         }
+        if self.waiting:
+            body["status"] = RunStatus.AWAITING_APPROVAL.value
+            body["approvals"] = ApprovalSerializer(self.waiting, many=True).data
         if run.status == RunStatus.FAILED:
             body["error"] = {"code": run.error_code, "message": run.error_message}
         return body
@@ -53,16 +61,16 @@ class Answer:
 
 @in_database_thread
 def read_answer(run_id: uuid.UUID) -> Answer:
-    run = Run.objects.get(pk=run_id)
-    return Answer(run, queries.last_answer(run), queries.facts_of(run))
+    run = Run.objects.select_related("session").get(pk=run_id)
+    return Answer(run, queries.last_answer(run), queries.facts_of(run), waiting_calls(run.session))
 
 
 async def wait_for_answer(turn: AcceptedTurn) -> Answer:
-    """Wait until the turn's run has ended, however long that takes."""
+    """Wait until the turn's run has ended, however long that takes, or until it waits for a person."""
     mine = RunFilter(str(turn.run_id))  # follows the message into the turn that it steers
     async with aclosing(tail(turn.session_id, turn.after, is_newest=turn.is_next)) as batches:
         async for batch in batches:
-            mine.pick(batch)
-            if mine.is_over:
+            picked = mine.pick(batch)
+            if mine.is_over or any(event.type == "approval_required" for event in picked):
                 break
     return await read_answer(uuid.UUID(mine.run_id))

@@ -1,4 +1,4 @@
-"""The WebSocket way in: one connection watches one session, and sends chat, cancel and ping."""
+"""The WebSocket way in: one connection watches one session, and sends chat, cancel, settle and ping."""
 
 import asyncio
 import logging
@@ -21,6 +21,8 @@ from chat.runs.start import TurnOptions, start_turn
 from chat.stream.event import StreamEvent, as_frame, make_event
 from chat.stream.tail import tail
 from chat.watching import Watching, watch_session
+from sessions_app.access import get_run
+from sessions_app.api.approvals import SettleRequestSerializer
 from sessions_app.authentication import attach_login, user_of_ticket
 from sessions_app.errors import (
     AgentsiteError,
@@ -28,9 +30,11 @@ from sessions_app.errors import (
     InvalidRequestError,
     MessageTooLargeError,
     NotAuthenticatedError,
+    RunNotFoundError,
     UnavailableError,
 )
 from sessions_app.services.accepting import AcceptedTurn
+from sessions_app.services.deciding import settle_call
 from sessions_app.services.tokens import find_owner
 from sessions_app.threads import in_database_thread
 
@@ -90,6 +94,11 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await _cancel(user=self._user, session_id=self._session_id)
         await self._send(make_event(None, "status", {"status": "cancelling"}))
 
+    async def _settle(self, frame: dict[str, Any]) -> None:
+        goes_on = await _settle(self._user, self._session_id, frame)
+        settled = {"run_id": frame["run_id"], "tool_call_id": frame["tool_call_id"], "goes_on": goes_on}
+        await self._send(make_event(None, "settled", settled))
+
     async def _ping(self, frame: dict[str, Any]) -> None:
         await self._send(make_event(None, "pong", {}))
 
@@ -115,6 +124,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 _COMMANDS: dict[str, Callable[[SessionConsumer, dict[str, Any]], Awaitable[None]]] = {
     "chat": SessionConsumer._chat,
     "cancel": SessionConsumer._cancel,
+    "settle": SessionConsumer._settle,
     "ping": SessionConsumer._ping,
 }
 
@@ -184,3 +194,16 @@ def _start_turn(user: Any, session_id: Any, message: Any, options: TurnOptions) 
 @in_database_thread
 def _cancel(*, user: Any, session_id: Any) -> None:
     cancel(user=user, session_id=session_id)
+
+
+@in_database_thread
+def _settle(user: Any, session_id: Any, frame: dict[str, Any]) -> bool:
+    """Decide about a tool call, by the same fields as the REST call; whether the run goes on now."""
+    command = SettleRequestSerializer(data={name: frame[name] for name in frame if name != "type"})
+    if not command.is_valid():
+        field, mistakes = next(iter(command.errors.items()))
+        raise InvalidRequestError(f"`{field}`: {mistakes[0]}")
+    run = get_run(user, frame.get("run_id"))
+    if run.session_id != session_id:
+        raise RunNotFoundError()
+    return settle_call(run=run, call_id=str(frame.get("tool_call_id")), verdict=command.verdict(), user=user)

@@ -17,9 +17,10 @@ def execute_run(run_id: str) -> None:
 
 @shared_task(name="chat.recover_runs")
 def recover_runs() -> None:
-    """What runs without a worker, and what waits without a dispatch."""
+    """What runs without a worker, what waits without a dispatch, and approvals that nobody gave."""
     recover.dispatch_undispatched()
     recover.recover_lost_runs()
+    recover.expire_unanswered_approvals()
 
 
 @worker_shutting_down.connect

@@ -45,6 +45,13 @@ class InvalidCursorError(AgentsiteError):
     status = 400
 
 
+class StateTooLargeError(AgentsiteError):
+    """The state document would become too large."""
+
+    code = "state_too_large"
+    status = 413
+
+
 class UnknownAgentTypeError(AgentsiteError):
     """There is no such agent type."""
 

@@ -26,8 +26,16 @@ def newest_of(run_id: uuid.UUID) -> Cursor | None:
     return Cursor(*newest) if newest else None
 
 
-def done(run_id: uuid.UUID, usage: dict[str, int], *, steered_into: uuid.UUID | None = None) -> dict[str, Any]:
+_ORDINARY_ENDS = frozenset({"", "stop", "tool_calls"})
+
+
+def done(
+    run_id: uuid.UUID, usage: dict[str, int], *, finish_reason: str = "", steered_into: uuid.UUID | None = None
+) -> dict[str, Any]:
+    """`finish_reason` is the model's, and told if the answer may not be whole: length, content_filter, refusal."""
     data: dict[str, Any] = {"run_id": str(run_id), "usage": usage, "status": RunStatus.SUCCEEDED.value}
+    if finish_reason not in _ORDINARY_ENDS:
+        data["finish_reason"] = finish_reason
     return {**data, "steered_into": str(steered_into)} if steered_into else data
 
 

@@ -10,7 +10,7 @@ from django.db.models import Q, QuerySet
 from sessions_app.cursor import START, Cursor
 from sessions_app.errors import InvalidRequestError
 from sessions_app.facts import TERMINAL_TYPES
-from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
+from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus, ToolCall
 
 
 @dataclass(frozen=True)
@@ -136,3 +136,9 @@ def search_messages(
     if but_run is not None:
         said = said.exclude(run_id=but_run)
     return list(said.order_by("-turn", "-position")[:limit])
+
+
+def stored_result(session_id: uuid.UUID, call_id: str) -> str | None:
+    """The whole of a tool's result that was too large for the conversation, by the newest call of that id."""
+    calls = ToolCall.objects.filter(run__session=session_id, call_id=call_id).exclude(stored_result="")
+    return calls.order_by("-pk").values_list("stored_result", flat=True).first()

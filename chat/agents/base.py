@@ -7,18 +7,19 @@ from typing import Any, Protocol
 
 from chat.agents.events import AgentEvent, ToolCall
 from chat.agents.tools.base import Ledger, NoLedger, Tool
+from sessions_app.agent_config import AgentConfig
 from sessions_app.errors import AgentsiteError
+from sessions_app.models import ApprovalPolicy
 from sessions_app.prompt import PromptMessage
 
 
 @dataclass(frozen=True)
-class AgentConfig:
-    """The agent type that the run was started with."""
+class Approval:
+    """What was decided about a call that an agent had asked about. `args` are those to run it with."""
 
-    name: str
-    model: str
-    system_prompt: str
-    max_steps: int
+    is_approved: bool
+    args: dict[str, Any]
+    reason: str = ""  # of a denial, in a sentence for the model
 
 
 async def _nothing() -> list[str]:
@@ -33,6 +34,9 @@ class RunContext:
     and, when a run is taken over, the steps of this turn that are done. `pending` are those steps' tool calls that
     have no result yet and are to be run (again) first. Tools that are not idempotent are announced to the `ledger`
     before they start. `take_steering` gives, between two steps, what the user has sent meanwhile for this turn.
+
+    `approvals` are the decisions, by call id, about calls that were asked about in this turn; `agent_state` is what the
+    agent left behind when it asked.
     """
 
     run_id: uuid.UUID
@@ -43,8 +47,19 @@ class RunContext:
     tools: dict[str, Tool] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     pending: tuple[ToolCall, ...] = ()
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    agent_state: Any = None
     ledger: Ledger = field(default_factory=NoLedger)
     take_steering: Callable[[], Awaitable[list[str]]] = _nothing
+
+    def needs_approval(self, call: ToolCall) -> bool:
+        """Whether a person has to allow this call before its tool may start."""
+        tool = self.tools.get(call.tool)
+        if tool is None or self.agent.approval_policy == ApprovalPolicy.NONE or call.id in self.approvals:
+            return False
+        if self.agent.approval_policy == ApprovalPolicy.ALL:
+            return not tool.is_idempotent or tool.needs_approval
+        return tool.needs_approval
 
 
 class Agent(Protocol):
@@ -70,3 +85,15 @@ class StepLimitError(AgentError):
     """The agent took more steps than its type allows."""
 
     code = "step_limit"
+
+
+class SchemaViolationError(AgentError):
+    """The answer does not fit the agent type's response schema."""
+
+    code = "schema_violation"
+
+
+class RunTimeoutError(AgentError):
+    """The run took longer than its agent type allows."""
+
+    code = "run_timeout"

@@ -5,6 +5,8 @@ from typing import Any
 
 from sessions_app.services.recording import Usage
 
+MALFORMED = "malformed_arguments"  # the one argument of a call whose arguments are no JSON object: their text
+
 
 @dataclass(frozen=True, slots=True)
 class Thought:
@@ -31,24 +33,47 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool call came to; `result` is any JSON value."""
+    """What a tool call came to; `result` is any JSON value. `stored` is the whole of it as text, where `result` only
+    refers to it."""
 
     id: str
     tool: str
     result: Any
     is_error: bool = False
     duration_ms: int | None = None
+    stored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelAnswer:
     """The model has finished one answer: the tools that it asks for, and the tokens that it used.
 
-    What an agent yields with several calls goes on record at once, before any of them starts.
+    What an agent yields with several calls goes on record at once, before any of them starts. `finish_reason` is
+    `stop` or `tool_calls` as a rule; `length`, `content_filter` and `refusal` are told to the client.
     """
 
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage | None = None
+    finish_reason: str = ""
 
 
-AgentEvent = Thought | Text | ToolCall | ToolResult | ModelAnswer
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Something that whoever watches may want to know, such as a retry; `data` is told as it is."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequired:
+    """The agent cannot go on before a person has decided about these calls: the run is parked, its worker released.
+
+    It ends this `stream`. Another one goes on later, with the decisions, and with `state` (any JSON value) as
+    `context.agent_state`.
+    """
+
+    calls: tuple[ToolCall, ...]
+    state: Any = None
+
+
+AgentEvent = Thought | Text | ToolCall | ToolResult | ModelAnswer | Status | ApprovalRequired

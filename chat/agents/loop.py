@@ -1,14 +1,17 @@
 """The tool loop that every chat model shares: answer, run the tools that it asks for, answer again."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
-from chat.agents.base import RunContext, StepLimitError
-from chat.agents.events import AgentEvent, ModelAnswer, Text, ToolCall, ToolResult
-from chat.agents.tools.base import ToolContext, run_tools
+from chat.agents.base import RunContext, SchemaViolationError, StepLimitError
+from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Text, ToolCall, ToolResult
+from chat.agents.tools.base import ToolContext, ToolError
+from chat.agents.tools.running import ToolRunner
 from sessions_app.models import Role
 from sessions_app.prompt import PromptMessage
 
@@ -16,85 +19,139 @@ _NO_RESULT = "No result: the run was stopped before the tool answered."
 
 
 class Model(Protocol):
-    """One answer to a conversation: thoughts and text as they come, then a ModelAnswer."""
+    """One answer to a conversation: thoughts and text as they come, then a ModelAnswer.
+
+    A ToolCall before that says that one of the calls is complete, and may be started ahead.
+    """
 
     def answer(self, context: RunContext, messages: list[dict[str, Any]]) -> AsyncIterator[AgentEvent]: ...
-
-
-@dataclass
-class _Answer:
-    text: list[str] = field(default_factory=list)
-    tool_calls: tuple[ToolCall, ...] = ()
-
-    def see(self, event: AgentEvent) -> None:
-        if isinstance(event, Text):
-            self.text.append(event.content)
-        elif isinstance(event, ModelAnswer):
-            self.tool_calls = event.tool_calls
 
 
 async def run_tool_loop(model: Model, context: RunContext) -> AsyncIterator[AgentEvent]:
     """Answer until the model asks for no more tools; raises StepLimitError after the agent type's max_steps.
 
     A run that was taken over goes on where its last checkpoint is: with the tools that have no result yet, or with
-    the next answer.
+    the next answer. Calls that need an approval end it, until a person has decided.
     """
-    messages = as_chat_messages(context.agent.system_prompt, context.messages, but=context.pending)
-    loop = _Loop(context, messages)
-    if context.pending:
-        async for result in loop.run_tools(context.pending):
-            yield result
-    while loop.steps < context.agent.max_steps:
-        loop.add_steering(await context.take_steering())
-        answer = _Answer()
-        loop.steps += 1
-        async for event in model.answer(context, messages):
-            if isinstance(event, ModelAnswer):
-                event = loop.with_unique_ids(event)
-            answer.see(event)
+    loop = _Loop(context, as_chat_messages(context.agent.system_prompt, context.messages, but=context.pending))
+    try:
+        async for event in loop.run_tools(context.pending):
             yield event
-        messages.append(_assistant_message("".join(answer.text), answer.tool_calls))
-        if answer.tool_calls:
-            async for result in loop.run_tools(answer.tool_calls):
-                yield result
-        elif not loop.add_steering(await context.take_steering()):
-            return
-    raise StepLimitError(f"The agent did not come to an end within {context.agent.max_steps} answers.")
+        while loop.may_go_on:
+            loop.add_steering(await context.take_steering())
+            async for event in loop.ask(model):
+                yield event
+            if loop.calls:
+                async for event in loop.run_tools(loop.calls):
+                    yield event
+            elif not loop.add_steering(await context.take_steering()):
+                loop.check_answer()
+                return
+    finally:
+        await loop.runner.drop_ahead()
+    if not loop.is_parked:
+        raise StepLimitError(f"The agent did not come to an end within {context.agent.max_steps} answers.")
 
 
 class _Loop:
-    """What the steps of one run share: the conversation so far, and the ids of the calls that were made."""
+    """What the steps of one run share: the conversation so far, and the ids of the calls that were made.
+
+    `text` and `calls` are of the newest answer.
+    """
 
     def __init__(self, context: RunContext, messages: list[dict[str, Any]]) -> None:
         self._context = context
         self._messages = messages
         turn = [message for message in context.messages if message.turn == context.messages[-1].turn]
-        self.steps = sum(message.role == Role.ASSISTANT for message in turn)
+        self._steps = sum(message.role == Role.ASSISTANT for message in turn)
         self._call_ids = {call["id"] for message in turn for call in message.tool_calls}
+        self.runner = ToolRunner(
+            context.tools,
+            ToolContext(context.session_id, context.run_id),
+            context.ledger,
+            limit=context.agent.max_parallel_tools,
+        )
+        self.text = ""
+        self.calls: tuple[ToolCall, ...] = ()
+        self.is_parked = False
 
-    def with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
-        """Some models number the calls of each answer from 0; within a run an id is one call."""
+    @property
+    def may_go_on(self) -> bool:
+        return not self.is_parked and self._steps < self._context.agent.max_steps
+
+    async def ask(self, model: Model) -> AsyncIterator[AgentEvent]:
+        """One answer of the model, as it comes; at its end it is part of the conversation."""
+        self._steps += 1
+        parts, self.calls = [], ()
+        async for event in model.answer(self._context, self._messages):
+            if isinstance(event, Text):
+                parts.append(event.content)
+            elif isinstance(event, ToolCall):
+                self._start_ahead(event)
+                continue
+            elif isinstance(event, ModelAnswer):
+                event = self._with_unique_ids(event)
+                self.calls = event.tool_calls
+            yield event
+        self.text = "".join(parts)
+        self._messages.append(_assistant_message(self.text, self.calls))
+
+    def _with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
         calls = []
         for call in answer.tool_calls:
-            unique = call.id or "call"
-            while unique in self._call_ids:
-                unique = f"{call.id or 'call'}-{len(self._call_ids)}"
-            self._call_ids.add(unique)
-            calls.append(replace(call, id=unique))
+            calls.append(self._with_unique_id(call))
+            self._call_ids.add(calls[-1].id)
         return replace(answer, tool_calls=tuple(calls))
 
-    async def run_tools(self, calls: tuple[ToolCall, ...]) -> AsyncIterator[ToolResult]:
-        """Each result as it comes; the model reads them in the order of its calls."""
-        context = ToolContext(self._context.session_id, self._context.run_id)
+    def _with_unique_id(self, call: ToolCall) -> ToolCall:
+        """Some models number the calls of each answer from 0; within a run an id is one call."""
+        unique, number = call.id or "call", self._steps
+        while unique in self._call_ids:
+            unique, number = f"{call.id or 'call'}-{number}", number + 1
+        return replace(call, id=unique)
+
+    def _start_ahead(self, call: ToolCall) -> None:
+        if call.tool in self._context.agent.eager_tools and not self._context.needs_approval(call):
+            self.runner.start_ahead(self._with_unique_id(call))
+
+    async def run_tools(self, calls: Sequence[ToolCall]) -> AsyncIterator[AgentEvent]:
+        """Each result as it comes; the model reads them in the order of its calls. Those that need an approval
+        are asked about when all others are done."""
+        waiting = tuple(call for call in calls if self._context.needs_approval(call) and self._fits(call))
+        free = [call for call in calls if call not in waiting]
         results = {}
-        async for result in run_tools(self._context.tools, calls, context, self._context.ledger):
+        async for result in self.runner.run(free):
             results[result.id] = result
             yield result
-        self._messages += [_tool_message(results[call.id]) for call in calls]
+        self._messages += [_tool_message(results[call.id]) for call in free]
+        if waiting:
+            self.is_parked = True
+            yield ApprovalRequired(waiting)
+
+    def _fits(self, call: ToolCall) -> bool:
+        """Nobody is asked about a call that cannot run."""
+        try:
+            self._context.tools[call.tool].read(call.args)
+        except ToolError:
+            return False
+        return True
 
     def add_steering(self, texts: list[str]) -> bool:
         self._messages += [{"role": "user", "content": text} for text in texts]
         return bool(texts)
+
+    def check_answer(self) -> None:
+        """Raises SchemaViolationError if the final answer is not what the agent type's schema says."""
+        schema = self._context.agent.response_schema
+        if schema is None:
+            return
+        try:
+            answer = orjson.loads(self.text)
+        except orjson.JSONDecodeError:
+            raise SchemaViolationError("The answer is not JSON, as the response schema demands.") from None
+        error = best_match(Draft202012Validator(schema).iter_errors(answer))
+        if error is not None:
+            raise SchemaViolationError(f"The answer does not fit the response schema: {error.message[:500]}")
 
 
 def as_chat_messages(
@@ -130,11 +187,19 @@ def _assistant_message(text: str, calls: tuple[ToolCall, ...]) -> dict[str, Any]
             {
                 "id": call.id,
                 "type": "function",
-                "function": {"name": call.tool, "arguments": orjson.dumps(call.args).decode()},
+                "function": {
+                    "name": call.tool,
+                    "arguments": orjson.dumps(call.args, option=orjson.OPT_SORT_KEYS).decode(),
+                },
             }
             for call in calls
         ]
     return message
+
+
+def _arguments(args: dict[str, Any]) -> str:
+    """Sorted, since Postgres does not keep the order of keys: the prompt is the same before and after a reload."""
+    return orjson.dumps(args, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def _tool_message(result: ToolResult) -> dict[str, Any]:

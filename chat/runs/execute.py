@@ -4,12 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from django.utils import timezone
 
-from chat.agents.events import AgentEvent, ModelAnswer, ToolCall
-from chat.agents.registry import agent_for, idempotent_among
+from chat.agents.base import RunTimeoutError
+from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Status, ToolCall
+from chat.agents.registry import agent_for, find_tools
 from chat.runs.persistence import Persistence
 from chat.runs.recorder import Recorder
 from chat.runs.work import Work
@@ -18,6 +19,7 @@ from sessions_app import facts
 from sessions_app.errors import AgentsiteError, StaleEpochError
 from sessions_app.failpoints import fail_point
 from sessions_app.models import Decision, Message, Role, RunStatus
+from sessions_app.models.tool_call import APPROVAL_DECISIONS, OUTCOME_DECISIONS
 from sessions_app.prompt import PromptMessage
 from sessions_app.services.recording import Aftermath, NewEvent
 
@@ -56,7 +58,6 @@ class Execution:
             next_position=work.next_position,
             prompt_tokens=work.prompt_tokens,
             open_calls=work.places,
-            idempotent_tools=idempotent_among(work.claim.agent.tools),
         )
 
     async def execute(self) -> None:
@@ -103,17 +104,35 @@ class Execution:
     async def _work_through(self) -> None:
         self._begin()
         results = await self._settle_what_was_open()
-        context = self._work.context(self, self.take_steering, results)
-        agent = agent_for(self.claim.agent.runtime)
-        async with _closing(agent.stream(context)) as events:
+        config = self.claim.agent
+        self._recorder.tools = tools = await find_tools(config, self._tell_status)
+        context = self._work.context(self, tools, self.take_steering, results)
+        agent = agent_for(config.runtime)
+        async with self._time_limit(), _closing(agent.stream(context)) as events:
             async for event in events:
                 if self._is_owed:
                     await self._checkpoint()
-                if self._recorder.add(event):
+                if isinstance(event, ApprovalRequired):
+                    await self._park(event.calls, "approval", APPROVAL_DECISIONS, event.state)
+                elif self._recorder.add(event):
                     await self._checkpoint()
                     self._leave_if_asked(event)
                 elif isinstance(event, ModelAnswer):
                     self._is_owed = True
+
+    @asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        limit = self.claim.agent.max_run_seconds
+        try:
+            async with asyncio.timeout(limit) as timer:
+                yield
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise RunTimeoutError(f"The run took longer than {limit} seconds.") from None
+
+    def _tell_status(self, data: dict[str, Any]) -> None:
+        self._recorder.add(Status(data))
 
     def _begin(self) -> None:
         if self.claim.is_resumed:
@@ -150,21 +169,8 @@ class Execution:
 
     async def _settle_what_was_open(self) -> list[PromptMessage]:
         """Park the run if a person is to be asked; record the results that are known without running a tool."""
-        to_settle = self._work.calls_to_settle()
-        for call in to_settle:
-            data = {
-                "run_id": str(self.claim.run_id),
-                "reason": "outcome_unknown",
-                "tool_call_id": call.call_id,
-                "tool": call.tool,
-                "args": call.arguments,
-                "decisions": [decision.value for decision in Decision],
-            }
-            self._recorder.tell("approval_required", data)
-        if to_settle:
-            self.is_finishing = True
-            await self._database.park(self._recorder.step)
-            raise Parked
+        if to_settle := self._work.calls_to_settle():
+            await self._park(to_settle, "outcome_unknown", OUTCOME_DECISIONS, self.claim.agent_state)
         known = self._work.known_results()
         for result in known:
             self._recorder.add(result)
@@ -172,6 +178,20 @@ class Execution:
         if known:
             await self._checkpoint()
         return messages
+
+    async def _park(
+        self, calls: Sequence[ToolCall], reason: str, decisions: Sequence[Decision], agent_state: Any
+    ) -> NoReturn:
+        """Wait for a person without a worker. Whoever has seen the question finds that it can be answered."""
+        async with self._telling:
+            self.is_finishing = True
+        questions = self._recorder.ask(calls, reason=reason, decisions=decisions)
+        awaiting = [call.id for call in calls] if reason == "approval" else []
+        fail_point("before_park")
+        await asyncio.shield(self._database.park(self._recorder.step, awaiting, agent_state))
+        for question in questions:
+            self._stream.emit(question.type, question.data)
+        raise Parked
 
     # --- messages that come meanwhile --------------------------------------------------------------------------------
 
@@ -236,7 +256,7 @@ class Execution:
     async def _terminal_event(self, status: RunStatus, code: str, message: str) -> tuple[str, dict[str, Any]]:
         run_id, usage = self.claim.run_id, self._recorder.usage
         if status == RunStatus.SUCCEEDED:
-            return "done", facts.done(run_id, usage)
+            return "done", facts.done(run_id, usage, finish_reason=self._recorder.finish_reason)
         if status == RunStatus.CANCELLED:
             is_rolled_back = await self._database.is_rolled_back()
             return "cancelled", facts.cancelled(run_id, usage, is_rolled_back=is_rolled_back)

@@ -57,8 +57,9 @@ class Persistence:
     async def finish_run(self, *, status: RunStatus, step: Step, **end: Any) -> Aftermath:
         return await self._write(lambda: _finish_run(claim=self._claim, status=status, step=step, **end))
 
-    async def park(self, step: Step) -> None:
-        await self._write(lambda: _park_run(claim=self._claim, step=step))
+    async def park(self, step: Step, awaiting: list[str], agent_state: Any) -> None:
+        end: dict[str, Any] = {"awaiting": awaiting, "agent_state": agent_state}
+        await self._write(lambda: _park_run(claim=self._claim, step=step, **end))
 
     async def start_calls(self, call_ids: list[str]) -> None:
         await self._write(lambda: _start_calls(claim=self._claim, call_ids=call_ids))

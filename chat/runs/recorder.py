@@ -1,15 +1,18 @@
 """Turns what an agent yields into events for the clients, at once, and into facts for Postgres, step by step."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
-from chat.agents.events import AgentEvent, ModelAnswer, Text, Thought, ToolCall, ToolResult
+from chat.agents.events import AgentEvent, ModelAnswer, Status, Text, Thought, ToolCall, ToolResult
 from chat.agents.loop import result_text
+from chat.agents.tools.base import Tool
+from chat.agents.tools.stored import shorten
 from chat.stream.writer import RunStream
-from sessions_app.models import Role, ToolCallStatus
+from sessions_app.models import Decision, Role, ToolCallStatus
 from sessions_app.services.claiming import Claim
 from sessions_app.services.recording import NewCall, NewEvent, NewMessage, Step, Usage
 from sessions_app.token_counting import count_tokens, message_tokens
@@ -39,16 +42,16 @@ class Recorder:
         next_position: int,
         prompt_tokens: int,
         open_calls: dict[str, int],
-        idempotent_tools: frozenset[str],
     ) -> None:
         self._claim = claim
         self._stream = stream
         self.next_position = next_position
         self._prompt_tokens = prompt_tokens
-        self._idempotent_tools = idempotent_tools
+        self.tools: dict[str, Tool] = {}  # the agent's, as soon as they are known
         self._step = Step()
         self._blocks: list[_Block] = []
         self._open_calls = open_calls  # tool_call_id -> position kept for its result
+        self.finish_reason = ""  # of the newest answer
         self.usage = {"input_tokens": 0, "output_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
 
     def tell(self, type: str, data: dict[str, Any], *, run_id: uuid.UUID | None = None) -> None:
@@ -64,6 +67,7 @@ class Recorder:
             self._add_delta("thought", event.content)
         elif isinstance(event, ModelAnswer):
             self._end_answer(event.tool_calls, event.usage)
+            self.finish_reason = event.finish_reason
             return bool(event.tool_calls)
         elif isinstance(event, ToolCall):
             self._end_answer((event,), None, status=ToolCallStatus.STARTED)  # by the agent itself, when it goes on
@@ -71,9 +75,35 @@ class Recorder:
         elif isinstance(event, ToolResult):
             self._add_result(event)
             return True
+        elif isinstance(event, Status):
+            if self._blocks:  # facts are on record in the order of their ids
+                self._end_text()
+            self.tell("status", {"run_id": str(self._claim.run_id), **event.data})
         else:
             raise TypeError(f"An agent cannot yield a {type(event).__name__}.")
         return False
+
+    def ask(self, calls: Sequence[ToolCall], *, reason: str, decisions: Sequence[Decision]) -> list[NewEvent]:
+        """The events that ask a person about calls: on record with this step, and to be emitted after it.
+
+        Calls that the agent has not told of yet go on record too.
+        """
+        if new := tuple(call for call in calls if call.id not in self._open_calls):
+            self._end_answer(new, None)
+        told = [self._question(call, reason, decisions) for call in calls]
+        events = [NewEvent(seq, seq, "approval_required", data) for seq, data in enumerate(told, self._stream.seq + 1)]
+        self._step.events += events
+        return events
+
+    def _question(self, call: ToolCall, reason: str, decisions: Sequence[Decision]) -> dict[str, Any]:
+        return {
+            "run_id": str(self._claim.run_id),
+            "reason": reason,
+            "tool_call_id": call.id,
+            "tool": call.tool,
+            "args": call.args,
+            "decisions": [decision.value for decision in decisions],
+        }
 
     @property
     def step(self) -> Step:
@@ -139,11 +169,13 @@ class Recorder:
             self.next_position += 1
         self._add_usage(usage or self._estimate(thought, content, calls))
 
-    def _plan(self, calls: tuple[ToolCall, ...], status: ToolCallStatus) -> None:
+    def _plan(self, calls: tuple[ToolCall, ...], status: ToolCallStatus, stored: str = "") -> None:
         for call in calls:
             key = f"{self._claim.run_id}:{call.id}"
-            is_idempotent = call.tool in self._idempotent_tools
-            self._step.calls.append(NewCall(call.id, call.tool, call.args, key, is_idempotent, status.value))
+            tool = self.tools.get(call.tool)
+            is_idempotent, cost = (tool.is_idempotent, tool.cost) if tool else (False, 0.0)
+            new = NewCall(call.id, call.tool, call.args, key, is_idempotent, cost, stored, status.value)
+            self._step.calls.append(new)
 
     def _close_blocks(self) -> tuple[str, str]:
         blocks, self._blocks = self._blocks, []
@@ -171,6 +203,7 @@ class Recorder:
     def _add_result(self, result: ToolResult) -> None:
         if self._blocks:  # facts are on record in the order of their ids
             self._end_text()
+        result = shorten(result)
         data = {
             "tool": result.tool,
             "result": _without_nul(result.result),
@@ -183,6 +216,7 @@ class Recorder:
         if position is None:  # an agent that never yielded the call
             position = self.next_position
             self.next_position += 1
+            self._plan((ToolCall(result.id, result.tool),), ToolCallStatus.FINISHED, _without_nul(result.stored))
         content = result_text(result).replace("\x00", "\ufffd")
         message = NewMessage(
             position,
@@ -193,6 +227,7 @@ class Recorder:
             is_error=result.is_error,
             duration_ms=result.duration_ms,
             token_count=message_tokens(content),
+            stored_result=_without_nul(result.stored),
         )
         self._step.messages.append(message)
         self._prompt_tokens += message.token_count

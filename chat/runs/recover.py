@@ -14,6 +14,7 @@ from chat.runs.dispatch import dispatch
 from chat.stream.publish import publish
 from sessions_app import queries
 from sessions_app.failpoints import fail_point
+from sessions_app.services.deciding import expire_approvals, expired_approvals
 from sessions_app.services.recovering import overdue_runs, recover_run, take_undispatched
 
 logger = logging.getLogger(__name__)
@@ -58,4 +59,16 @@ def recover_lost_runs() -> None:
         logger.warning("Run %s: its worker is gone, it has ended", run_id)
         publish(recovered.told)
         if next_run := queries.next_queued_run(recovered.told.session_id):
+            dispatch(next_run)
+
+
+def expire_unanswered_approvals() -> None:
+    """Do with approvals that nobody gave in time what the agent types say."""
+    for run_id in expired_approvals():
+        told = expire_approvals(run_id=run_id)
+        if told is None:
+            continue
+        logger.warning("Run %s: nobody decided about its tool call in time, it has ended", run_id)
+        publish(told)
+        if next_run := queries.next_queued_run(told.session_id):
             dispatch(next_run)

@@ -4,14 +4,14 @@ from typing import Any
 
 from django.conf import settings
 
-from chat.agents.base import AgentConfig, RunContext
+from chat.agents.base import Approval, RunContext
 from chat.agents.events import ToolCall, ToolResult
-from chat.agents.registry import tools_for
-from chat.agents.tools.base import Ledger
+from chat.agents.tools.base import Ledger, Tool
 from chat.context.window import without_orphans
 from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
+from sessions_app.models.tool_call import APPROVAL_DECISIONS
 from sessions_app.prompt import PromptMessage, prompt_messages
 from sessions_app.services.claiming import Claim
 from sessions_app.services.effects import OpenCall, take_over_calls
@@ -42,38 +42,57 @@ class Work:
             self.open_calls = {call.call_id: call for call in take_over_calls(claim=claim)}
         self.newest_fact: Cursor | None = facts.newest_of(claim.run_id) if claim.is_resumed else None
 
-    def calls_to_settle(self) -> list[OpenCall]:
+    def calls_to_settle(self) -> list[ToolCall]:
         """Calls of which a person has to say what became of them, before the run can go on."""
         if self.claim.agent.unknown_outcome != UnknownOutcome.ASK:
             return []
-        return [call for call in self.open_calls.values() if call.is_unknown and not call.decision]
+        return [_as_call(call) for call in self.open_calls.values() if call.is_unknown and not call.decision]
 
     def known_results(self) -> list[ToolResult]:
         """The results that are there without running a tool: what people have decided, or that nobody knows."""
-        return [
-            ToolResult(call.call_id, call.tool, call.decided_result)
-            if call.decision == Decision.HAPPENED
-            else ToolResult(call.call_id, call.tool, OUTCOME_UNKNOWN, is_error=True)
-            for call in self.open_calls.values()
-            if call.is_unknown
-        ]
+        if self.claim.agent_state is not None:
+            return []  # an agent that asked by itself takes the answers by itself too
+        return [self._known_result(call) for call in self.open_calls.values() if _is_settled(call)]
 
-    def context(self, ledger: Ledger, take_steering: Any, results: list[PromptMessage]) -> RunContext:
-        """Raises AgentError if the settings lack what the agent type names."""
-        agent = self.claim.agent
-        pending = [call for call in self.open_calls.values() if not call.is_unknown]
+    def _known_result(self, call: OpenCall) -> ToolResult:
+        if call.decision == Decision.HAPPENED:
+            return ToolResult(call.call_id, call.tool, call.decided_result)
+        if call.decision == Decision.DENIED:
+            return ToolResult(call.call_id, call.tool, call.decided_result, is_error=True)
+        return ToolResult(call.call_id, call.tool, OUTCOME_UNKNOWN, is_error=True)
+
+    def context(
+        self, ledger: Ledger, tools: dict[str, Tool], take_steering: Any, results: list[PromptMessage]
+    ) -> RunContext:
+        """`results` are those that were known at the beginning."""
+        answered = {message.tool_call_id for message in results}
+        pending = [call for call in self.open_calls.values() if call.call_id not in answered]
         return RunContext(
             run_id=self.claim.run_id,
             session_id=self.claim.session_id,
-            agent=AgentConfig(agent.name, agent.model, agent.system_prompt, agent.max_steps),
+            agent=self.claim.agent,
             message=self.message.content,
             messages=[*self.messages, *results],
-            tools=tools_for(agent.tools),
+            tools=tools,
             state=self.claim.state,
-            pending=tuple(ToolCall(call.call_id, call.tool, call.arguments) for call in pending),
+            pending=tuple(_as_call(call) for call in pending),
+            approvals={
+                call.call_id: Approval(call.decision != Decision.DENIED, call.arguments, str(call.decided_result or ""))
+                for call in self.open_calls.values()
+                if call.decision in (*APPROVAL_DECISIONS, Decision.RERUN)
+            },
+            agent_state=self.claim.agent_state,
             ledger=ledger,
             take_steering=take_steering,
         )
+
+
+def _as_call(call: OpenCall) -> ToolCall:
+    return ToolCall(call.call_id, call.tool, call.arguments)
+
+
+def _is_settled(call: OpenCall) -> bool:
+    return call.is_unknown or call.decision == Decision.DENIED
 
 
 def _places_of_open_calls(turn: list[PromptMessage]) -> dict[str, int]:

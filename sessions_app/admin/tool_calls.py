@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from sessions_app.admin.readonly import ReadOnlyAdmin
 from sessions_app.errors import AgentsiteError
-from sessions_app.models import Decision, RunStatus, ToolCall
-from sessions_app.services.effects import settle_call
+from sessions_app.models import Decision, RunStatus, ToolCall, ToolCallDecision
+from sessions_app.services.deciding import Verdict, settle_call
 
 
 class WaitingFilter(admin.SimpleListFilter):
@@ -25,7 +25,8 @@ class WaitingFilter(admin.SimpleListFilter):
     def queryset(self, request: HttpRequest, calls: QuerySet[ToolCall]) -> QuerySet[ToolCall]:
         if self.value() != "1":
             return calls
-        return calls.filter(status="unknown", decision="", run__status=RunStatus.AWAITING_APPROVAL)
+        waiting = Q(status="awaiting") | Q(status="unknown", decision="")
+        return calls.filter(waiting, run__status=RunStatus.AWAITING_APPROVAL)
 
 
 def _settle_as(decision: Decision, description: str) -> Callable[..., None]:
@@ -35,7 +36,8 @@ def _settle_as(decision: Decision, description: str) -> Callable[..., None]:
         for call in calls.select_related("run"):
             try:
                 result = "It took effect." if decision == Decision.HAPPENED else None
-                settle_call(run=call.run, call_id=call.call_id, decision=decision, result=result, user=request.user)
+                verdict = Verdict(decision, result=result)
+                settle_call(run=call.run, call_id=call.call_id, verdict=verdict, user=request.user)
             except AgentsiteError as error:
                 messages.error(request, f"{call}: {error.message}")
             else:
@@ -47,14 +49,32 @@ def _settle_as(decision: Decision, description: str) -> Callable[..., None]:
     return action
 
 
+class DecisionInline(admin.TabularInline):
+    """Who decided what, and when."""
+
+    model = ToolCallDecision
+    extra = 0
+    fields = readonly_fields = ("decision", "arguments", "result", "reason", "decided_by", "decided_at")
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
 @admin.register(ToolCall)
 class ToolCallAdmin(ReadOnlyAdmin):
-    list_display = ("tool", "status", "run", "call_id", "planned_at", "started_at", "finished_at", "decision")
+    list_display = ("tool", "status", "run", "call_id", "planned_at", "started_at", "finished_at", "decision", "cost")
     list_filter = (WaitingFilter, "status", "decision", "is_idempotent", "planned_at")
     list_select_related = ("run",)
     search_fields = ("call_id", "tool", "run__id", "run__session__id", "idempotency_key")
     readonly_fields = ("planned_at",)
+    inlines = (DecisionInline,)
     actions = (
+        _settle_as(Decision.APPROVED, "Approve: run it"),
+        _settle_as(Decision.DENIED, "Deny: do not run it"),
         _settle_as(Decision.HAPPENED, "Settle: it took effect"),
         _settle_as(Decision.RERUN, "Settle: it took no effect, run it again"),
         _settle_as(Decision.UNKNOWN, "Settle: tell the agent that nobody knows"),

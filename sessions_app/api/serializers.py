@@ -147,6 +147,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
             "run_id",
             "session_id",
             "status",
+            "agent_version",
             "attempt",
             "retry_of",
             "steered_into",

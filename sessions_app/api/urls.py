@@ -14,6 +14,11 @@ urlpatterns = [
     re_path(rf"{SESSION}/runs/?$", views.RunsView.as_view(), name="session-runs"),
     re_path(r"^runs/(?P<run_id>[^/]+)/?$", views.RunView.as_view(), name="run"),
     re_path(
+        r"^runs/(?P<run_id>[^/]+)/tool_calls/(?P<call_id>[^/]+)/?$",
+        approvals.ToolCallView.as_view(),
+        name="tool-call",
+    ),
+    re_path(
         r"^runs/(?P<run_id>[^/]+)/tool_calls/(?P<call_id>[^/]+)/settle/?$",
         approvals.SettleView.as_view(),
         name="tool-call-settle",

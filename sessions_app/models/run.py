@@ -30,6 +30,12 @@ class Run(models.Model):
     lease_expires_at = models.DateTimeField(
         null=True, blank=True, help_text="Until then its worker need not have renewed the lease."
     )
+    agent_version = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The version of the agent type that it works by."
+    )
+    agent_state = models.JSONField(
+        null=True, blank=True, editable=False, help_text="What the agent goes on with after an approval."
+    )
     idempotency_key = models.CharField(max_length=200, blank=True, help_text="The client's, for this message.")
     retry_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="retries", db_index=False)
     is_steering = models.BooleanField(default=False, help_text="May enter the running turn at its next step.")

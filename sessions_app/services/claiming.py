@@ -12,25 +12,15 @@ import orjson
 from django.conf import settings
 from django.db import connection
 
-
-@dataclass(frozen=True)
-class AgentSetting:
-    """The agent type of a run's session, as it was when the run was claimed."""
-
-    name: str
-    runtime: str
-    model: str
-    system_prompt: str
-    tools: list[str]
-    max_steps: int
-    unknown_outcome: str
+from sessions_app.agent_config import AgentConfig
 
 
 @dataclass(frozen=True)
 class Claim:
     """A worker's right to write in a session: valid while the session's epoch is this one.
 
-    `is_resumed` says that the run had been claimed before. `state` is the session's state document.
+    `is_resumed` says that the run had been claimed before; `agent_state` is then what its agent left behind when it
+    was parked. `state` is the session's state document.
     """
 
     run_id: uuid.UUID
@@ -39,22 +29,24 @@ class Claim:
     turn: int
     attempt: int
     is_resumed: bool
-    agent: AgentSetting
+    agent: AgentConfig
     state: dict[str, Any]
+    agent_state: Any = None
 
 
 # The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
 # Postgres if it changed meanwhile. A run waits for those before it in its session. now() is the transaction's, so
-# `started_at` equals it in the first claim only.
+# `started_at` equals it in the first claim only. The agent type's version is the first claim's, whatever is edited.
 _CLAIM = """
 WITH locked AS (
-    SELECT s.id, s.epoch FROM sessions_app_agentsession s
+    SELECT s.id, s.epoch, a.version
+    FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
     WHERE s.id = (SELECT session_id FROM sessions_app_run WHERE id = %(run_id)s) AND s.deleted_at IS NULL
-    FOR UPDATE
+    FOR UPDATE OF s
 ), claimed AS (
     UPDATE sessions_app_run r
     SET status = 'running', epoch = locked.epoch + 1, attempt = r.attempt + 1, worker = %(worker)s,
-        started_at = COALESCE(r.started_at, now()),
+        started_at = COALESCE(r.started_at, now()), agent_version = COALESCE(r.agent_version, locked.version),
         lease_expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
     FROM locked
     WHERE r.id = %(run_id)s AND r.session_id = locked.id AND r.status = 'queued'
@@ -62,11 +54,14 @@ WITH locked AS (
         SELECT 1 FROM sessions_app_run o
         WHERE o.session_id = r.session_id AND o.id <> r.id
           AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
-    RETURNING r.session_id, r.epoch, r.turn, r.attempt, r.started_at <> now() AS is_resumed
+    RETURNING r.session_id, r.epoch, r.turn, r.attempt, r.started_at <> now() AS is_resumed,
+        r.agent_version, r.agent_state
 )
 UPDATE sessions_app_agentsession s SET epoch = claimed.epoch
-FROM claimed, sessions_app_agenttype a WHERE s.id = claimed.session_id AND a.id = s.agent_type_id
-RETURNING claimed.*, s.state, a.name, a.runtime, a.model, a.system_prompt, a.tools, a.max_steps, a.unknown_outcome
+FROM claimed, sessions_app_agenttypeversion v
+WHERE s.id = claimed.session_id AND v.agent_type_id = s.agent_type_id AND v.version = claimed.agent_version
+RETURNING claimed.session_id, claimed.epoch, claimed.turn, claimed.attempt, claimed.is_resumed, s.state, v.config,
+    claimed.agent_state
 """
 
 
@@ -78,9 +73,10 @@ def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    session_id, epoch, turn, attempt, is_resumed, state, name, runtime, model, prompt, tools, steps, unknown = row
-    agent = AgentSetting(name, runtime, model, prompt, orjson.loads(tools), steps, unknown)
-    return Claim(run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state))
+    session_id, epoch, turn, attempt, is_resumed, state, config, agent_state = row
+    agent = AgentConfig.from_json(orjson.loads(config))
+    saved = None if agent_state is None else orjson.loads(agent_state)
+    return Claim(run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state), saved)
 
 
 @dataclass(frozen=True)

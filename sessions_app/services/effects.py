@@ -1,4 +1,4 @@
-"""The ledger of tools' effects: what a new worker may repeat, and what a person has to settle.
+"""The ledger of tools' effects: what a new worker may repeat, and what it must not.
 
 A call of a tool that is not idempotent is marked as started before its tool is. If the worker is lost then, nobody
 knows whether the tool took effect: the call is `unknown`, and never repeated blindly.
@@ -6,23 +6,21 @@ knows whether the tool took effect: the call is `unknown`, and never repeated bl
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from django.db import transaction
 from django.utils import timezone
 
-from sessions_app.errors import CallNotOpenError, StaleEpochError, ToolCallNotFoundError
-from sessions_app.models import AgentSession, Decision, Run, RunStatus, ToolCall, ToolCallStatus
+from sessions_app.errors import StaleEpochError
+from sessions_app.models import AgentSession, ToolCall, ToolCallStatus
 from sessions_app.services.claiming import Claim
-from sessions_app.signals import run_ready
 
-_OPEN = (ToolCallStatus.PLANNED, ToolCallStatus.STARTED, ToolCallStatus.UNKNOWN)
+_OPEN = (ToolCallStatus.PLANNED, ToolCallStatus.AWAITING, ToolCallStatus.STARTED, ToolCallStatus.UNKNOWN)
 
 
 @dataclass(frozen=True)
 class OpenCall:
-    """A call without a result. `is_unknown`: it may have taken effect; then `decision` is a person's, if any."""
+    """A call without a result. `is_unknown`: it may have taken effect. `decision` is a person's, if any."""
 
     call_id: str
     tool: str
@@ -31,11 +29,15 @@ class OpenCall:
     is_unknown: bool
     decision: str
     decided_result: Any
+    is_edited: bool
 
 
 @transaction.atomic
 def start_calls(*, claim: Claim, call_ids: Sequence[str]) -> None:
-    """Mark calls as started, before their tools are. Raises StaleEpochError, and then no tool may start."""
+    """Mark calls as started, before their tools are. Raises StaleEpochError, and then no tool may start.
+
+    A decision that led here stays on record by itself; should the worker be lost now, another one is needed.
+    """
     _hold(claim)
     calls = ToolCall.objects.filter(run_id=claim.run_id, call_id__in=call_ids)
     calls.update(status=ToolCallStatus.STARTED, started_at=timezone.now(), decision="")
@@ -52,11 +54,12 @@ def take_over_calls(*, claim: Claim) -> list[OpenCall]:
         OpenCall(
             call.call_id,
             call.tool,
-            call.arguments,
+            call.arguments if call.edited_arguments is None else call.edited_arguments,
             call.idempotency_key,
             call.status == ToolCallStatus.UNKNOWN,
             call.decision,
             call.decided_result,
+            call.edited_arguments is not None,
         )
         for call in calls.filter(status__in=_OPEN, finished_at=None).order_by("pk")
     ]
@@ -65,36 +68,3 @@ def take_over_calls(*, claim: Claim) -> list[OpenCall]:
 def _hold(claim: Claim) -> None:
     if not AgentSession.objects.select_for_update().filter(pk=claim.session_id, epoch=claim.epoch).exists():
         raise StaleEpochError()
-
-
-def calls_to_settle(session: AgentSession) -> list[ToolCall]:
-    """What waits for a person in a session."""
-    parked = ToolCall.objects.filter(run__session=session, run__status=RunStatus.AWAITING_APPROVAL)
-    return list(parked.filter(status=ToolCallStatus.UNKNOWN, decision="").order_by("pk"))
-
-
-@transaction.atomic
-def settle_call(*, run: Run, call_id: str, decision: Decision, result: Any, user: Any) -> bool:
-    """Say what became of a call whose outcome is unknown; whether the run goes on now, or others of its calls wait.
-
-    Raises ToolCallNotFoundError, and CallNotOpenError if the call does not wait for anybody.
-    """
-    AgentSession.objects.select_for_update().get(pk=run.session_id)
-    run.refresh_from_db()
-    calls = ToolCall.objects.select_for_update().filter(run=run)
-    call = calls.filter(call_id=call_id).first()
-    if call is None:
-        raise ToolCallNotFoundError()
-    if run.status != RunStatus.AWAITING_APPROVAL or call.status != ToolCallStatus.UNKNOWN or call.decision:
-        raise CallNotOpenError()
-    call.decision, call.decided_by, call.decided_at = decision.value, user, timezone.now()
-    call.decided_result = result if decision == Decision.HAPPENED else None
-    if decision == Decision.RERUN:
-        call.status = ToolCallStatus.PLANNED
-    call.save()
-    if calls.filter(status=ToolCallStatus.UNKNOWN, decision="").exists():
-        return False
-    run.status, run.dispatched_at = RunStatus.QUEUED, timezone.now()
-    run.save(update_fields=["status", "dispatched_at"])
-    transaction.on_commit(partial(run_ready.send, Run, run_id=run.pk))
-    return True

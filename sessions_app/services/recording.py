@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import orjson
 from django.db import connection, transaction
 from django.db.models import F
+from django.utils import timezone
 
 from sessions_app.cursor import Cursor
 from sessions_app.errors import StaleEpochError
@@ -47,6 +49,7 @@ class NewMessage:
     is_partial: bool = False
     duration_ms: int | None = None
     token_count: int = 0
+    stored_result: str = ""  # the whole of a tool's result that was too large for `content`
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ class NewCall:
     arguments: dict[str, Any]
     idempotency_key: str
     is_idempotent: bool
+    cost: float = 0.0
+    stored_result: str = ""  # of a call that nobody had told of before its result came
     status: str = ToolCallStatus.PLANNED.value
 
 
@@ -154,16 +159,18 @@ SELECT (
 _LEDGER = """, planned AS (
     INSERT INTO sessions_app_toolcall (
         run_id, planned_at, started_at, is_error, decision,
-        call_id, tool, arguments, idempotency_key, is_idempotent, status)
+        call_id, tool, arguments, idempotency_key, is_idempotent, cost, stored_result, status)
     SELECT %(run_id)s, clock_timestamp(), CASE WHEN new.status = 'started' THEN clock_timestamp() END, false, '', new.*
     FROM held, jsonb_to_recordset(%(calls)s) AS new(
-        call_id text, tool text, arguments jsonb, idempotency_key text, is_idempotent bool, status text)
+        call_id text, tool text, arguments jsonb, idempotency_key text, is_idempotent bool, cost float8,
+        stored_result text, status text)
     ON CONFLICT (run_id, call_id) DO NOTHING
 ), outcome AS (
     UPDATE sessions_app_toolcall t
-    SET status = CASE WHEN t.status = 'unknown' AND t.decision <> 'happened' THEN 'unknown' ELSE 'finished' END,
-        is_error = new.is_error, finished_at = clock_timestamp()
-    FROM held, jsonb_to_recordset(%(messages)s) AS new(tool_call_id text, is_error bool)
+    SET status = CASE WHEN t.decision = 'denied' THEN 'denied'
+            WHEN t.status = 'unknown' AND t.decision <> 'happened' THEN 'unknown' ELSE 'finished' END,
+        is_error = new.is_error, finished_at = clock_timestamp(), stored_result = new.stored_result
+    FROM held, jsonb_to_recordset(%(messages)s) AS new(tool_call_id text, is_error bool, stored_result text)
     WHERE t.run_id = %(run_id)s AND new.tool_call_id <> '' AND t.call_id = new.tool_call_id
 )"""
 _RECORD_WITH_TOOLS = _RECORD.replace("/* ledger */", _LEDGER)
@@ -215,15 +222,26 @@ def read_aftermath(*, claim: Claim) -> Aftermath:
     )
 
 
-def park_run(*, claim: Claim, step: Step) -> None:
-    """Write a step after which the run waits for a person, without a worker. Raises StaleEpochError."""
+@transaction.atomic
+def park_run(*, claim: Claim, step: Step, awaiting: Sequence[str] = (), agent_state: Any = None) -> None:
+    """Write a step after which the run waits for a person, without a worker. Raises StaleEpochError.
+
+    `awaiting` are the ids of those calls that need an approval; `agent_state` is what the agent goes on with.
+    """
     _record(claim, step, status=RunStatus.AWAITING_APPROVAL.value, given_back=1)
+    Run.objects.filter(pk=claim.run_id).update(agent_state=agent_state)
+    if awaiting:
+        limit = claim.agent.approval_timeout_seconds
+        expires_at = timezone.now() + timedelta(seconds=limit) if limit else None
+        calls = ToolCall.objects.filter(run_id=claim.run_id, call_id__in=awaiting)
+        calls.update(status=ToolCallStatus.AWAITING, expires_at=expires_at)
 
 
 def drop_open_calls(run_id: uuid.UUID) -> None:
     """The run ends: what it had planned does not start any more, and of what it had started nobody saw the end."""
     calls = ToolCall.objects.filter(run_id=run_id)
-    calls.filter(status=ToolCallStatus.PLANNED).update(status=ToolCallStatus.SKIPPED)
+    not_started = (ToolCallStatus.PLANNED, ToolCallStatus.AWAITING)
+    calls.filter(status__in=not_started).update(status=ToolCallStatus.SKIPPED)
     calls.filter(status=ToolCallStatus.STARTED).update(status=ToolCallStatus.UNKNOWN)
 
 

@@ -10,11 +10,10 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from sessions_app import facts
 from sessions_app.models import AgentSession, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
-from sessions_app.services.recording import NewEvent, drop_open_calls
-from sessions_app.services.telling import Told, record_told
+from sessions_app.services.ending import end_without_worker
+from sessions_app.services.telling import Told
 
 WORKER_LOST = "worker_lost"
 _LEASE_RAN_OUT = Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())  # by the database's clock, as it was set
@@ -68,31 +67,13 @@ def recover_run(*, run_id: uuid.UUID) -> Recovered | None:
     run = runs.select_for_update().select_related("session__agent_type").first() if session else None
     if session is None or run is None:
         return None
-    AgentSession.objects.filter(pk=session.pk).update(epoch=F("epoch") + 1)
-    session.refresh_from_db(fields=["epoch"])
     max_attempts = run.session.agent_type.max_attempts
     if run.cancel_requested_at is not None:
-        return Recovered(run.pk, _end(run, session.epoch, RunStatus.CANCELLED))
+        return Recovered(run.pk, end_without_worker(run, RunStatus.CANCELLED, code=WORKER_LOST))
     if run.attempt >= max_attempts:
         reason = f"Its worker was stopped or lost, at each of {run.attempt} attempts."
-        return Recovered(run.pk, _end(run, session.epoch, RunStatus.FAILED, reason))
+        return Recovered(run.pk, end_without_worker(run, RunStatus.FAILED, code=WORKER_LOST, reason=reason))
+    AgentSession.objects.filter(pk=session.pk).update(epoch=F("epoch") + 1)
     run.status, run.lease_expires_at, run.dispatched_at = RunStatus.QUEUED, None, timezone.now()
     run.save(update_fields=["status", "lease_expires_at", "dispatched_at"])
     return Recovered(run.pk, None)
-
-
-def _end(run: Run, epoch: int, status: RunStatus, reason: str = "") -> Told:
-    """End a run in its worker's place."""
-    run.status, run.epoch, run.finished_at, run.lease_expires_at = status, epoch, timezone.now(), None
-    run.error_code, run.error_message = (WORKER_LOST, reason) if reason else ("", "")
-    run.save(update_fields=["status", "epoch", "finished_at", "lease_expires_at", "error_code", "error_message"])
-    drop_open_calls(run.pk)
-    discard = facts.discard(run.pk, WORKER_LOST, run.attempt, facts.newest_of(run.pk))
-    usage = facts.usage_of(run)
-    if status == RunStatus.CANCELLED:
-        last = ("cancelled", facts.cancelled(run.pk, usage, is_rolled_back=run.is_rolled_back))
-    else:
-        last = ("error", facts.failed(run.pk, WORKER_LOST, reason, usage))
-    events = [NewEvent(1, 1, "discard", discard, run.pk), NewEvent(2, 2, *last, run.pk)]
-    record_told(session_id=run.session_id, epoch=epoch, events=events)
-    return Told(run.session_id, epoch, events)

@@ -3,11 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
+import orjson
 from django.conf import settings
 from django.db import transaction
 from django.utils import timezone
 
-from sessions_app.errors import AgentUnavailableError, UnknownAgentTypeError
+from sessions_app.errors import AgentUnavailableError, StateTooLargeError, UnknownAgentTypeError
 from sessions_app.models import AgentSession, AgentType, Run
 from sessions_app.models.run import ACTIVE_STATUSES
 
@@ -75,9 +76,14 @@ def extend_session(*, session: AgentSession, extra_seconds: int) -> AgentSession
 
 @transaction.atomic
 def patch_state(*, session: AgentSession, changes: dict[str, Any]) -> dict[str, Any]:
-    """Merge changes into the state document as RFC 7396 says: null removes a key, objects merge."""
+    """Merge changes into the state document as RFC 7396 says: null removes a key, objects merge.
+
+    Raises StateTooLargeError, and then nothing is changed.
+    """
     locked = AgentSession.objects.select_for_update().get(pk=session.pk)
     locked.state = _merged(locked.state, changes)
+    if len(orjson.dumps(locked.state)) > settings.MAX_STATE_BYTES:
+        raise StateTooLargeError(f"A state document has at most {settings.MAX_STATE_BYTES} bytes.")
     locked.save(update_fields=["state"])
     return dict(locked.state)
 

@@ -1,6 +1,19 @@
-// What a person can do with the messages: settle a tool call, try an answer again, fork the conversation.
+// What a person can do with the messages: decide about a tool call, try an answer again, fork the conversation.
 
 import { forkSession, retryRun, settleCall } from "./api.js";
+
+// The arguments go along only if the person has changed them.
+function verdictOf(approval, decision) {
+  const written = approval.querySelector(".approval-args");
+  const reason = approval.querySelector(".approval-reason").value.trim();
+  if (decision === "denied") return { decision, reason };
+  if (decision !== "approved" || written.value === written.defaultValue) return { decision };
+  try {
+    return { decision, args: JSON.parse(written.value) };
+  } catch {
+    throw new Error("The arguments are not valid JSON.");
+  }
+}
 
 export function watchActions({ onFork, complain }, sessionId) {
   const actions = {
@@ -14,7 +27,7 @@ export function watchActions({ onFork, complain }, sessionId) {
     async settle(button) {
       const card = button.closest(".tool");
       const approval = button.closest(".approval");
-      await settleCall(approval.dataset.run, card.dataset.call, button.value);
+      await settleCall(approval.dataset.run, card.dataset.call, verdictOf(approval, button.value));
       if (!approval.hidden) card.querySelector(".tool-state").textContent = "settled"; // else its result was faster
       approval.hidden = true;
       card.querySelector("summary").focus();

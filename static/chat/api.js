@@ -29,8 +29,8 @@ export const loadHistory = (id, before) => call("GET", `${sessionsUrl}/${id}/his
 export const readSession = (id) => call("GET", `${sessionsUrl}/${id}`);
 export const forkSession = (id, messageId) => call("POST", `${sessionsUrl}/${id}/fork`, { message_id: messageId });
 export const loadApprovals = (id) => call("GET", `${sessionsUrl}/${id}/approvals`);
-export const settleCall = (runId, callId, decision) =>
-  call("POST", `${runsUrl}/${runId}/tool_calls/${encodeURIComponent(callId)}/settle`, { decision });
+export const settleCall = (runId, callId, verdict) =>
+  call("POST", `${runsUrl}/${runId}/tool_calls/${encodeURIComponent(callId)}/settle`, verdict);
 
 // The retry's events come over the WebSocket as all others do, so its own stream is not read.
 export async function retryRun(runId) {

@@ -57,6 +57,22 @@ function endTool(card, state) {
   card.querySelector(".approval").hidden = true;
 }
 
+const QUESTIONS = {
+  approval: "The agent wants to run this tool. May it?",
+  outcome_unknown: "The worker was lost while this tool was at work. Did it take effect?",
+};
+
+function askAbout(approval, run, args, reason, decisions) {
+  const isApproval = reason === "approval";
+  const written = approval.querySelector(".approval-args");
+  approval.querySelector(".question").textContent = QUESTIONS[reason];
+  written.value = written.defaultValue = JSON.stringify(args, null, 2);
+  written.hidden = approval.querySelector(".approval-reason").hidden = !isApproval;
+  for (const button of approval.querySelectorAll("button")) button.hidden = !decisions.includes(button.value);
+  approval.dataset.run = run;
+  approval.hidden = false;
+}
+
 const rowsOf = (run) => [...list.querySelectorAll(`.message[data-run="${CSS.escape(run)}"]`)];
 const findTool = (run, id) => list.querySelector(`.message[data-run="${CSS.escape(run)}"] [data-call="${CSS.escape(id)}"]`);
 const findMessage = (id) => list.querySelector(`[data-message="${CSS.escape(String(id))}"]`);
@@ -279,15 +295,13 @@ export class Conversation {
     finishTool(this.toolCard(this.run, tool_call_id, tool ?? "tool", {}), result, is_error, duration_ms);
   }
 
-  // The run is parked until a person settles the call.
-  on_approval_required({ run_id, tool_call_id, tool, args }) {
+  // The run is parked until a person decides about the call.
+  on_approval_required({ run_id, tool_call_id, tool, args, reason, decisions }) {
     const card = this.toolCard(run_id, tool_call_id, tool, args);
-    const approval = card.querySelector(".approval");
     card.classList.add("running");
     card.querySelector(".tool-state").textContent = "waits for you";
     card.open = true;
-    approval.dataset.run = run_id;
-    approval.hidden = false;
+    askAbout(card.querySelector(".approval"), run_id, args, reason, decisions);
     this.announce("A tool call waits for your decision.");
   }
 

@@ -8,10 +8,12 @@ from typing import Any
 
 from django.utils import timezone
 
-from chat.agents.base import AgentConfig, RunContext
+from chat.agents.base import RunContext
 from chat.agents.events import AgentEvent, ModelAnswer, Text, ToolCall, ToolResult
 from chat.agents.loop import run_tool_loop
-from chat.agents.tools.base import NoLedger, Tool, ToolContext, run_tools
+from chat.agents.tools.base import NoLedger, Tool, ToolContext
+from chat.agents.tools.running import ToolRunner
+from sessions_app.agent_config import AgentConfig
 from sessions_app.prompt import PromptMessage
 
 CONTEXT = ToolContext(uuid.uuid4(), uuid.uuid4())
@@ -70,7 +72,7 @@ def run(model: Script, book: Book, *messages: PromptMessage, **context: Any) -> 
     run_context = RunContext(
         run_id=uuid.uuid4(),
         session_id=uuid.uuid4(),
-        agent=AgentConfig("a", "m", "", 3),
+        agent=AgentConfig("a", max_steps=3),
         message="hi",
         messages=[message(0, "user", "hi"), *messages],
         tools=tools_of(book),
@@ -134,7 +136,8 @@ def test_a_cancel_waits_for_a_tool_that_cannot_be_stopped() -> None:
 
     async def cancel_it() -> None:
         async def use() -> None:
-            async for _ in run_tools({"t": Tool("t", "", {}, work)}, (ToolCall("c", "t"),), CONTEXT, NoLedger()):
+            runner = ToolRunner({"t": Tool("t", "", {}, work)}, CONTEXT, NoLedger())
+            async for _ in runner.run([ToolCall("c", "t")]):
                 pass
 
         task = asyncio.create_task(use())

@@ -9,9 +9,10 @@ import pytest
 
 from chat.agents.demo import plan
 from chat.agents.events import ToolCall, ToolResult
-from chat.agents.tools.base import NoLedger, Tool, ToolContext, ToolError, run_tools
+from chat.agents.tools.base import NoLedger, Tool, ToolContext, ToolError
 from chat.agents.tools.calculator import calculate
 from chat.agents.tools.clock import find_zone
+from chat.agents.tools.running import ToolRunner
 
 CONTEXT = ToolContext(uuid.uuid4(), uuid.uuid4())
 TOOLS = {"calculator", "clock", "search_conversation"}
@@ -93,8 +94,9 @@ def run(function: Any, **args: Any) -> ToolResult:
     tool = Tool("t", "", {}, function, timeout_seconds=0.2)
 
     async def first() -> ToolResult:
-        results = [result async for result in run_tools({"t": tool}, (ToolCall("c", "t", args),), CONTEXT, NoLedger())]
-        return results[0]
+        runner = ToolRunner({"t": tool}, CONTEXT, NoLedger())
+        (result,) = [result async for result in runner.run([ToolCall("c", "t", args)])]
+        return result
 
     return asyncio.run(first())
 
@@ -133,9 +135,7 @@ def test_tools_of_one_answer_run_at_the_same_time() -> None:
 
     async def all_of_them() -> list[Any]:
         calls = tuple(ToolCall(str(number), "meet") for number in range(3))
-        return [
-            result.result
-            async for result in run_tools({"meet": Tool("meet", "", {}, meet)}, calls, CONTEXT, NoLedger())
-        ]
+        runner = ToolRunner({"meet": Tool("meet", "", {}, meet)}, CONTEXT, NoLedger())
+        return [result.result async for result in runner.run(calls)]
 
     assert asyncio.run(all_of_them()) == ["met"] * 3

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -17,7 +17,7 @@ from tests.site import Client, Site
 def open_socket(site: Site, session: str, query: str = "", **headers: str) -> Iterator[ClientConnection]:
     headers = headers or {"Authorization": f"Bearer {site.token}"}
     with connect(f"{site.ws_url}/ws/{session}{query}", additional_headers=headers, max_size=None) as socket:
-        yield socket
+        yield cast(ClientConnection, socket)
 
 
 def receive(socket: ClientConnection) -> dict[str, Any]:

@@ -102,7 +102,9 @@ def test_a_session_shows_its_history_and_links_its_records(admin: Any, filled: A
 
 def test_an_agent_type_names_only_what_there_is(admin: Any) -> None:
     fields = {"name": "x", "title": "X", "runtime": "demo", "tools": ["clock"], "max_steps": 3, "is_enabled": "on"}
-    fields |= {"max_attempts": 3, "on_busy": "enqueue", "unknown_outcome": "ask"}
+    fields |= {"max_attempts": 3, "on_busy": "enqueue", "unknown_outcome": "ask", "model_retries": 2}
+    fields |= {"context_strategy": "sliding_window", "max_parallel_tools": 8, "routing_strategy": "shared"}
+    fields |= {"approval_policy": "flagged", "on_approval_expiry": "deny"}
     refused = admin.post(url(AgentType, "add/"), {**fields, "runtime": "os.system"})
     assert b"os.system is not in the setting AGENT_RUNTIMES, which has: demo, chat" in refused.content
     assert b"Select a valid choice" in admin.post(url(AgentType, "add/"), {**fields, "tools": ["rm"]}).content

@@ -14,7 +14,8 @@ from sessions_app.models import AgentSession, AgentType, Decision, Event, Messag
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.claiming import Claim, claim_run, give_back, renew_leases
-from sessions_app.services.effects import settle_call, start_calls, take_over_calls
+from sessions_app.services.deciding import Verdict, settle_call
+from sessions_app.services.effects import start_calls, take_over_calls
 from sessions_app.services.recording import NewCall, NewEvent, NewMessage, Step, finish_run, park_run, record_step
 from sessions_app.services.recovering import overdue_runs, recover_run
 from sessions_app.services.sessions import create_session
@@ -163,9 +164,9 @@ def test_a_parked_run_goes_on_when_its_last_call_is_settled(session: AgentSessio
     assert (run.status, run.attempt, run.finished_at) == ("awaiting_approval", 0, None)
     let_leases_run_out()
     assert overdue_runs() == []  # a person may take days
-    assert settle_call(run=run, call_id="c1", decision=Decision.HAPPENED, result={"paid": 1}, user=user)
+    assert settle_call(run=run, call_id="c1", verdict=Verdict(Decision.HAPPENED, result={"paid": 1}), user=user)
     with pytest.raises(CallNotOpenError):
-        settle_call(run=run, call_id="c1", decision=Decision.RERUN, result=None, user=user)
+        settle_call(run=run, call_id="c1", verdict=Verdict(Decision.RERUN), user=user)
     again = claim_again(run.pk)
     (call,) = take_over_calls(claim=again)
     assert (call.decision, call.decided_result) == ("happened", {"paid": 1})

@@ -1,19 +1,15 @@
 """A tool: a function that an agent may call, with what the model is told of it."""
 
-import asyncio
-import inspect
-import logging
-import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
-import orjson
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
 
-from chat.agents.events import ToolCall, ToolResult
-
-logger = logging.getLogger(__name__)
+from chat.agents.events import MALFORMED, ToolCall
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,19 @@ class NoLedger:
         return call_id
 
 
+class ToolError(Exception):
+    """What a tool raises to tell the model, in a sentence, what was wrong with the call."""
+
+
 @dataclass(frozen=True)
 class Tool:
     """`function(context, **arguments)` returns a JSON value; a plain function runs in a thread.
 
     `parameters` is the JSON schema of the arguments. `is_idempotent` says that a call may be repeated without harm,
     which is done when its worker was lost; of other tools the outcome is then unknown and a person decides.
+    `needs_approval`: a person has to allow each call. `cost` is noted for each call, in the operator's currency.
+    `convert`, if there is one, checks the arguments in the schema's place and gives those for the function; it raises
+    ToolError.
     """
 
     name: str
@@ -60,78 +63,22 @@ class Tool:
     function: Callable[..., Any]
     timeout_seconds: float = 30.0
     is_idempotent: bool = False
+    needs_approval: bool = False
+    cost: float = 0.0
+    convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
+    def read(self, args: dict[str, Any]) -> dict[str, Any]:
+        """The arguments for the function; raises ToolError if they do not fit the schema."""
+        if MALFORMED in args and MALFORMED not in self.parameters.get("properties", {}):
+            raise ToolError(f"The arguments are not a JSON object: {str(args[MALFORMED])[:200]}")
+        if self.convert is not None:
+            return self.convert(args)
+        error = best_match(self._validator.iter_errors(args))
+        if error is not None:
+            place = ".".join(str(part) for part in error.absolute_path)
+            raise ToolError(f"The arguments do not fit: {place + ': ' if place else ''}{error.message[:500]}")
+        return args
 
-class ToolError(Exception):
-    """What a tool raises to tell the model, in a sentence, what was wrong with the call."""
-
-
-async def run_tool(tool: Tool | None, call: ToolCall, context: ToolContext) -> ToolResult:
-    """Run one call. Whatever goes wrong becomes an error result for the model; only cancellation escapes."""
-    started = time.monotonic()
-    try:
-        result, is_error = await _run(tool, call, context), False
-        orjson.dumps(result)  # a result that is not JSON is the tool's failure, not the run's
-    except ToolError as error:
-        result, is_error = str(error), True
-    except TimeoutError:
-        result, is_error = f"The tool {call.tool} did not answer in time.", True
-    except TypeError as error:
-        result, is_error = f"The arguments do not fit: {error}", True
-    except Exception:
-        logger.exception("The tool %s failed", call.tool)
-        result, is_error = f"The tool {call.tool} failed.", True
-    duration_ms = round((time.monotonic() - started) * 1_000)
-    return ToolResult(call.id, call.tool, result, is_error, duration_ms)
-
-
-async def _run(tool: Tool | None, call: ToolCall, context: ToolContext) -> Any:
-    if tool is None:
-        raise ToolError(f"There is no tool {call.tool!r}.")
-    inspect.signature(tool.function).bind(context, **call.args)  # raises TypeError
-    if inspect.iscoroutinefunction(tool.function):
-        async with asyncio.timeout(tool.timeout_seconds):
-            return await tool.function(context, **call.args)
-    return await _run_in_thread(tool, call, context)
-
-
-async def _run_in_thread(tool: Tool, call: ToolCall, context: ToolContext) -> Any:
-    """A thread cannot be stopped: whoever is told that the run was cancelled must know that its tool has ended."""
-    running = asyncio.ensure_future(asyncio.to_thread(tool.function, context, **call.args))
-    try:
-        await asyncio.wait({running}, timeout=tool.timeout_seconds)
-    except asyncio.CancelledError:
-        await asyncio.wait({running}, timeout=tool.timeout_seconds)
-        raise
-    if not running.done():
-        raise TimeoutError
-    return running.result()
-
-
-async def run_tools(
-    tools: dict[str, Tool], calls: tuple[ToolCall, ...], context: ToolContext, ledger: Ledger
-) -> AsyncIterator[ToolResult]:
-    """Run the calls of one answer at once; each result as soon as it is there.
-
-    The ledger learns of those first that a crash must not repeat.
-    """
-    if careful := [call for call in calls if (tool := tools.get(call.tool)) and not tool.is_idempotent]:
-        await ledger.start(careful)
-    tasks = [
-        asyncio.create_task(
-            run_tool(
-                tools.get(call.tool),
-                call,
-                replace(context, call_id=call.id, idempotency_key=ledger.key_of(call.id)),
-            ),
-            name=call.id,
-        )
-        for call in calls
-    ]
-    try:
-        for done in asyncio.as_completed(tasks):
-            yield await done
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    @cached_property
+    def _validator(self) -> Draft202012Validator:
+        return Draft202012Validator(self.parameters)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from chat.agents.tools.base import Tool, ToolContext, ToolError
+from chat.agents.tools.base import ToolError
+from chat.agents.tools.decorator import tool
 
 Number = int | float
 
@@ -80,18 +81,7 @@ def _power(base: Number, exponent: Number) -> Number:
     return _checked(base**exponent)
 
 
-def _calculator(context: ToolContext, expression: str) -> Number:
+@tool(idempotent=True)
+def calculator(expression: str) -> Number:
+    """Evaluate an arithmetic expression, such as (2 + 3) * 4 or sqrt(2)."""
     return calculate(expression)
-
-
-calculator = Tool(
-    name="calculator",
-    description="Evaluate an arithmetic expression, such as (2 + 3) * 4 or sqrt(2).",
-    parameters={
-        "type": "object",
-        "properties": {"expression": {"type": "string", "description": "The expression."}},
-        "required": ["expression"],
-    },
-    function=_calculator,
-    is_idempotent=True,
-)

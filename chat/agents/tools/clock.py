@@ -1,10 +1,13 @@
 """The current time in a time zone."""
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from chat.agents.tools.base import Tool, ToolContext, ToolError
+from pydantic import Field
+
+from chat.agents.tools.base import ToolError
+from chat.agents.tools.decorator import tool
 
 
 def find_zone(name: str) -> str | None:
@@ -16,7 +19,9 @@ def find_zone(name: str) -> str | None:
     return next(iter(exact + cities), None)
 
 
-def _clock(context: ToolContext, timezone: str = "UTC") -> dict[str, Any]:
+@tool(idempotent=True)
+def clock(timezone: Annotated[str, Field(description="An IANA name; UTC if left out.")] = "UTC") -> dict[str, Any]:
+    """The current date and time in a time zone."""
     zone = find_zone(timezone)
     if zone is None:
         raise ToolError(f"There is no time zone {timezone!r}; use an IANA name such as Europe/Berlin.")
@@ -28,15 +33,3 @@ def _clock(context: ToolContext, timezone: str = "UTC") -> dict[str, Any]:
         "weekday": now.strftime("%A"),
         "utc_offset": now.strftime("%z"),
     }
-
-
-clock = Tool(
-    name="clock",
-    description="The current date and time in a time zone.",
-    parameters={
-        "type": "object",
-        "properties": {"timezone": {"type": "string", "description": "An IANA name; UTC if left out."}},
-    },
-    function=_clock,
-    is_idempotent=True,
-)

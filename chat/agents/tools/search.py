@@ -1,17 +1,23 @@
 """Search in the conversation that the tool is called from."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from django.db import close_old_connections
+from pydantic import Field
 
-from chat.agents.tools.base import Tool, ToolContext, ToolError
+from chat.agents.tools.base import ToolContext, ToolError
+from chat.agents.tools.decorator import tool
 from sessions_app import queries
 
 _LIMIT = 5
 _SNIPPET_CHARACTERS = 200
 
 
-def _search(context: ToolContext, query: str) -> list[dict[str, Any]]:
+@tool(idempotent=True)
+def search_conversation(
+    context: ToolContext, query: Annotated[str, Field(description="Words to look for.")]
+) -> list[dict[str, Any]]:
+    """Find earlier messages of this conversation that contain the given words, newest first."""
     if not query.strip():
         raise ToolError("The query is empty.")
     try:
@@ -26,16 +32,3 @@ def _search(context: ToolContext, query: str) -> list[dict[str, Any]]:
         ]
     finally:
         close_old_connections()  # this is a thread of its own: its connection goes back to the pool
-
-
-search_conversation = Tool(
-    name="search_conversation",
-    description="Find earlier messages of this conversation that contain the given words, newest first.",
-    parameters={
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "Words to look for."}},
-        "required": ["query"],
-    },
-    function=_search,
-    is_idempotent=True,
-)

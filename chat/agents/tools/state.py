@@ -1,0 +1,35 @@
+"""The agent's scratch memory: the session's state document, which clients read and write too."""
+
+import json
+from typing import Any
+
+from django.db import close_old_connections
+
+from chat.agents.tools.base import ToolContext, ToolError
+from chat.agents.tools.decorator import tool
+from sessions_app.errors import AgentsiteError
+from sessions_app.models import AgentSession
+from sessions_app.services.sessions import patch_state
+
+
+@tool(idempotent=True)
+def read_state(context: ToolContext) -> dict[str, Any]:
+    """Read what was noted in this conversation's state: a JSON object."""
+    try:
+        state: dict[str, Any] = AgentSession.objects.values_list("state", flat=True).get(pk=context.session_id)
+        return state
+    finally:
+        close_old_connections()  # this is a thread of its own: its connection goes back to the pool
+
+
+@tool(idempotent=True)
+def write_state(context: ToolContext, changes: dict[str, Any]) -> dict[str, Any]:
+    """Note something in this conversation's state, to be read later: the changes are merged into it, null removes."""
+    if "\\u0000" in json.dumps(changes):
+        raise ToolError("The state cannot hold NUL characters.")
+    try:
+        return patch_state(session=AgentSession.objects.get(pk=context.session_id), changes=changes)
+    except AgentsiteError as error:
+        raise ToolError(error.message) from None
+    finally:
+        close_old_connections()

@@ -33,7 +33,7 @@ def pause_before_retry(attempt: int, error: UnavailableError, random: Callable[[
         return None
     if error.retry_after is not None:
         return error.retry_after if error.retry_after <= LONGEST_RETRY_AFTER_SECONDS else None
-    return min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS) * (0.5 + 0.5 * random())
+    return min(FIRST_PAUSE_SECONDS * 2.0**attempt, LONGEST_PAUSE_SECONDS) * (0.5 + 0.5 * random())
 
 
 def read_retry_after(value: str) -> float | None:

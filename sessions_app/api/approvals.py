@@ -75,7 +75,7 @@ class DecisionSerializer(serializers.ModelSerializer[ToolCallDecision]):
         fields = ["decision", "args", "result", "reason", "decided_by", "decided_at"]
 
 
-class ToolCallSerializer(serializers.ModelSerializer[ToolCall]):
+class ToolCallRecordSerializer(serializers.ModelSerializer[ToolCall]):
     run_id = serializers.UUIDField()
     tool_call_id = serializers.CharField(source="call_id")
     args = serializers.DictField(source="arguments")
@@ -126,14 +126,14 @@ class ToolCallView(APIView):
         operation_id="tool_calls_get",
         tags=["runs"],
         summary="Read a tool call",
-        responses={200: ToolCallSerializer, **_ERRORS},
+        responses={200: ToolCallRecordSerializer, **_ERRORS},
     )
     def get(self, request: Request, run_id: str, call_id: str) -> Response:
         run = get_run(request.user, run_id)
         call = ToolCall.objects.prefetch_related("decisions__decided_by").filter(run=run, call_id=call_id).first()
         if call is None:
             raise ToolCallNotFoundError()
-        return Response(ToolCallSerializer(call).data)
+        return Response(ToolCallRecordSerializer(call).data)
 
 
 class SettleView(APIView):

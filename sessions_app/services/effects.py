@@ -12,7 +12,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from sessions_app.errors import StaleEpochError
-from sessions_app.models import AgentSession, ToolCall, ToolCallStatus
+from sessions_app.models import AgentSession, Run, ToolCall, ToolCallStatus
 from sessions_app.services.claiming import Claim
 
 _OPEN = (ToolCallStatus.PLANNED, ToolCallStatus.AWAITING, ToolCallStatus.STARTED, ToolCallStatus.UNKNOWN)
@@ -41,6 +41,8 @@ def start_calls(*, claim: Claim, call_ids: Sequence[str]) -> None:
     _hold(claim)
     calls = ToolCall.objects.filter(run_id=claim.run_id, call_id__in=call_ids)
     calls.update(status=ToolCallStatus.STARTED, started_at=timezone.now(), decision="")
+    # What an agent would go on with after an approval is void now: it would start these once more.
+    Run.objects.filter(pk=claim.run_id).exclude(agent_state=None).update(agent_state=None)
 
 
 @transaction.atomic

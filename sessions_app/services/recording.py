@@ -119,7 +119,7 @@ WITH held AS (
         finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() END,
         attempt = GREATEST(r.attempt - %(given_back)s, 0),
         lease_expires_at = CASE WHEN %(status)s::text IS NULL THEN r.lease_expires_at END,
-        error_code = %(error_code)s, error_message = %(error_message)s
+        error_code = %(error_code)s, error_message = %(error_message)s, agent_state = NULL
     FROM held WHERE r.id = %(run_id)s
 ), message AS (
     INSERT INTO sessions_app_message (

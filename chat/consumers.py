@@ -1,7 +1,8 @@
-"""The WebSocket way in: one connection watches one session, and sends chat, cancel, settle and ping."""
+"""The WebSocket way in: one connection watches one session, and sends chat, cancel, settle, typing and ping."""
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from io import BytesIO
@@ -11,12 +12,15 @@ from urllib.parse import parse_qs
 import orjson
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.layers import get_channel_layer
 from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 from redis.exceptions import RedisError
 
+from chat.latency import Technique, is_used
 from chat.runs.cancel import cancel
+from chat.runs.hints import WORKERS
 from chat.runs.start import TurnOptions, start_turn
 from chat.stream.event import StreamEvent, as_frame, make_event
 from chat.stream.tail import tail
@@ -42,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 CLOSE_CODES = {401: 4401, 403: 4403, 404: 4404, 410: 4410, 400: 4400, 503: 4503}
 MAX_FRAME_BYTES = settings.MAX_REQUEST_BYTES
+TYPING_SECONDS = 5.0  # between two preparations, at least
 
 
 class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -52,6 +57,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     async def connect(self) -> None:
         self._tail: asyncio.Task[None] | None = None
+        self._typed_at = float("-inf")
         await self.accept()
         try:
             self._user, watching = await enter(self.scope)
@@ -99,6 +105,13 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         settled = {"run_id": frame["run_id"], "tool_call_id": frame["tool_call_id"], "goes_on": goes_on}
         await self._send(make_event(None, "settled", settled))
 
+    async def _typing(self, frame: dict[str, Any]) -> None:
+        """The user writes a message: let the workers prepare."""
+        now = time.monotonic()
+        if is_used(Technique.SPECULATION) and now - self._typed_at > TYPING_SECONDS:
+            self._typed_at = now
+            await get_channel_layer().group_send(WORKERS, {"type": "prepare", "session_id": str(self._session_id)})
+
     async def _ping(self, frame: dict[str, Any]) -> None:
         await self._send(make_event(None, "pong", {}))
 
@@ -125,6 +138,7 @@ _COMMANDS: dict[str, Callable[[SessionConsumer, dict[str, Any]], Awaitable[None]
     "chat": SessionConsumer._chat,
     "cancel": SessionConsumer._cancel,
     "settle": SessionConsumer._settle,
+    "typing": SessionConsumer._typing,
     "ping": SessionConsumer._ping,
 }
 

@@ -34,5 +34,5 @@ def drain_host(sender: object, **kwargs: object) -> None:
 def start_host(sender: object, **kwargs: object) -> None:
     """Be warm before the first run comes."""
     queues = getattr(getattr(sender, "task_consumer", None), "queues", [])
-    if any(queue.name == RUNS_QUEUE for queue in queues):
+    if any(queue.name.partition(".")[0] == RUNS_QUEUE for queue in queues):
         worker.host()

@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from monitoring.speculation import read_speculation
 from monitoring.workers import connect, living_workers
 from sessions_app.models import AgentSession, Run, RunStatus, UsageRecord
 from sessions_app.models.run import ACTIVE_STATUSES
@@ -21,7 +22,7 @@ class SiteCollector(Collector):
         for status in RunStatus:
             family = active if status in ACTIVE_STATUSES else ended
             family.add_metric([status.value], counts.get(status.value, 0))
-        yield from (active, ended, self._sessions(), self._tokens(), self._workers())
+        yield from (active, ended, self._sessions(), self._tokens(), self._workers(), self._speculation())
 
     def _sessions(self) -> Metric:
         count = AgentSession.objects.filter(deleted_at=None).count()
@@ -41,6 +42,19 @@ class SiteCollector(Collector):
         except RedisError:
             count = 0
         return GaugeMetricFamily("agentsite_workers", "Workers with a recent heartbeat.", value=count)
+
+    def _speculation(self) -> Metric:
+        family = CounterMetricFamily(
+            "agentsite_speculation", "Work done before it was known to be needed.", labels=["kind", "outcome"]
+        )
+        try:
+            with connect() as redis:
+                counts = read_speculation(redis)
+        except RedisError:
+            counts = {}
+        for names, count in counts.items():
+            family.add_metric(list(names), count)
+        return family
 
 
 def render_metrics() -> bytes:

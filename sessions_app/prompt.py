@@ -30,7 +30,7 @@ class PromptMessage:
     created_at: datetime
 
 
-def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> list[PromptMessage]:
+def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int, first_turn: int = 0) -> list[PromptMessage]:
     """The newest messages up to a turn whose stored token counts fit, oldest first; that turn's own always.
 
     Reads no more than that: the time depends on the budget, not on the length of the history.
@@ -38,7 +38,7 @@ def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> lis
     chosen: list[PromptMessage] = []
     used = 0
     while True:
-        page = _newest(session_id, turn, offset=len(chosen))
+        page = _newest(session_id, first_turn, turn, offset=len(chosen))
         for message in page:
             used += message.token_count
             if used > max_tokens and message.turn != turn:
@@ -48,15 +48,15 @@ def prompt_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int) -> lis
             return chosen[::-1]
 
 
-def _newest(session_id: uuid.UUID, turn: int, *, offset: int) -> list[PromptMessage]:
+def _newest(session_id: uuid.UUID, first_turn: int, turn: int, *, offset: int) -> list[PromptMessage]:
     with connection.cursor() as cursor:
         cursor.execute(
             """
             SELECT id, turn, position, role, content, tool_calls, tool_call_id, token_count, created_at
-            FROM sessions_app_message WHERE session_id = %s AND turn <= %s
+            FROM sessions_app_message WHERE session_id = %s AND turn BETWEEN %s AND %s
             ORDER BY turn DESC, position DESC LIMIT %s OFFSET %s
             """,
-            [session_id, turn, _PAGE, offset],
+            [session_id, first_turn, turn, _PAGE, offset],
         )
         rows = cursor.fetchall()
     return [

@@ -142,3 +142,9 @@ def stored_result(session_id: uuid.UUID, call_id: str) -> str | None:
     """The whole of a tool's result that was too large for the conversation, by the newest call of that id."""
     calls = ToolCall.objects.filter(run__session=session_id, call_id=call_id).exclude(stored_result="")
     return calls.order_by("-pk").values_list("stored_result", flat=True).first()
+
+
+def required_capabilities(run_id: uuid.UUID) -> list[str]:
+    """What a worker must offer to take this run."""
+    found = AgentType.objects.filter(sessions__runs=run_id).values_list("required_capabilities", flat=True).first()
+    return found or []

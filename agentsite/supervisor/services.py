@@ -7,6 +7,7 @@ from pathlib import Path
 from agentsite import settings
 from agentsite.supervisor.children import Child
 from agentsite.supervisor.config import Config
+from chat.routing import queues_of_worker
 
 MAX_FRAME_BYTES = 16_777_216  # above it the server itself closes the WebSocket; the site's own limit is lower
 
@@ -47,7 +48,8 @@ def _web(config: Config) -> list[str]:
 def _worker(config: Config, number: int, logs: Path, env: Mapping[str, str]) -> Child:
     """One process has one interpreter lock: on many cores several workers carry more runs."""
     name = f"worker-{number}"
-    argv = _celery_worker("runs", name, "-P", "threads", "-c", str(config.worker_concurrency))
+    queues = ",".join(queues_of_worker(settings.WORKER_CAPABILITIES))
+    argv = _celery_worker(queues, name, "-P", "threads", "-c", str(config.worker_concurrency))
     return Child(name, argv, logs / f"{name}.log", env, patience_seconds=settings.DRAIN_SECONDS + 10.0)
 
 

@@ -21,6 +21,7 @@ from chat.agents.endpoints import Endpoint, find_model, http
 from chat.agents.events import AgentEvent, Status
 from chat.agents.loop import run_tool_loop
 from chat.agents.retrying import RETRIED_STATUSES, UnavailableError, pause_before_retry, read_retry_after
+from chat.latency import Technique, is_used
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class ChatCompletionsAgent:
 
 
 async def _ask(model: str, endpoint: Endpoint, body: bytes, context: RunContext) -> AsyncIterator[AgentEvent]:
-    reader = CompletionReader(model, tells_calls=bool(context.agent.eager_tools))
+    reader = CompletionReader(model, tells_calls=bool(context.agent.eager_tools) and is_used(Technique.SPECULATION))
     has_begun = False
     headers = {"Content-Type": "application/json", "Accept": "text/event-stream", **endpoint.headers()}
     try:

@@ -12,6 +12,7 @@ from chat.agents.base import RunContext, SchemaViolationError, StepLimitError
 from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Text, ToolCall, ToolResult
 from chat.agents.tools.base import ToolContext, ToolError
 from chat.agents.tools.running import ToolRunner
+from chat.latency import Technique, is_used
 from sessions_app.models import Role
 from sessions_app.prompt import PromptMessage
 
@@ -69,7 +70,7 @@ class _Loop:
             context.tools,
             ToolContext(context.session_id, context.run_id),
             context.ledger,
-            limit=context.agent.max_parallel_tools,
+            limit=context.agent.max_parallel_tools if is_used(Technique.PARALLEL_TOOLS) else 1,
         )
         self.text = ""
         self.calls: tuple[ToolCall, ...] = ()

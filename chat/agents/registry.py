@@ -10,6 +10,7 @@ from django.utils.module_loading import import_string
 
 from chat.agents.adapters.generator import GeneratorAgent
 from chat.agents.base import Agent, AgentError
+from chat.agents.mcp_pool import mcp_pool
 from chat.agents.tools.base import Tool
 from sessions_app.agent_config import AgentConfig
 
@@ -30,8 +31,14 @@ def agent_for(runtime: str) -> Agent:
 
 
 async def find_tools(config: AgentConfig, tell: Callable[[dict[str, Any]], None]) -> dict[str, Tool]:
-    """The tools of an agent type by name, in its order; raises AgentError if the settings lack one."""
-    return tools_for(config.tools)
+    """The tools of an agent type by name, in its order, those of its MCP servers last.
+
+    Raises AgentError if the settings lack one; `tell` is told of servers that cannot be reached.
+    """
+    tools = tools_for(config.tools)
+    if config.mcp_servers:
+        tools |= {**await mcp_pool().tools_of(config.mcp_servers, tell), **tools}
+    return tools
 
 
 def tools_for(names: Iterable[str]) -> dict[str, Tool]:

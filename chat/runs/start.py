@@ -65,7 +65,7 @@ def _begin(turn: AcceptedTurn) -> None:
     fail_point("after_accept")
     if turn.told:
         publish(turn.told)
-    dispatch(turn.run_id)
+    dispatch(turn.run_id, required=turn.required)
 
 
 def _check_options(options: TurnOptions) -> None:

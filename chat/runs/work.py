@@ -8,6 +8,7 @@ from chat.agents.base import Approval, RunContext
 from chat.agents.events import ToolCall, ToolResult
 from chat.agents.tools.base import Ledger, Tool
 from chat.context.window import without_orphans
+from chat.runs.prepare import preparations
 from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
@@ -30,7 +31,7 @@ class Work:
         self.claim = claim
         system_tokens = message_tokens(claim.agent.system_prompt)
         budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
-        found = prompt_messages(claim.session_id, turn=claim.turn, max_tokens=budget)
+        found = _read_messages(claim, budget)
         turn = [message for message in found if message.turn == claim.turn]
         self.message = turn[0]
         self.messages = without_orphans(found)
@@ -85,6 +86,24 @@ class Work:
             ledger=ledger,
             take_steering=take_steering,
         )
+
+
+def _read_messages(claim: Claim, max_tokens: int) -> list[PromptMessage]:
+    """The conversation up to this turn; what was read while the user typed is not read again."""
+    prepared = preparations.take(claim.session_id, epoch=claim.epoch, turn=claim.turn)
+    if prepared is None:
+        return prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
+    own = prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens, first_turn=claim.turn)
+    if {message.id for message in own} & {message.id for message in prepared}:  # a turn that is tried again
+        return prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
+    used = sum(message.token_count for message in own)
+    kept: list[PromptMessage] = []
+    for message in reversed(prepared):
+        used += message.token_count
+        if used > max_tokens:
+            break
+        kept.append(message)
+    return [*reversed(kept), *own]
 
 
 def _as_call(call: OpenCall) -> ToolCall:

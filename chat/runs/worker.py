@@ -16,12 +16,16 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import close_old_connections
 
+from chat.agents.mcp_pool import mcp_pool
 from chat.runs.dispatch import dispatch
 from chat.runs.execute import Execution
+from chat.runs.hints import WORKERS
 from chat.runs.persistence import DATABASE_DOWN
+from chat.runs.prepare import endpoints_in_use, preparations, warm_up_endpoints
 from chat.runs.work import Work
 from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
+from monitoring.speculation import speculation
 from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from sessions_app.errors import StaleEpochError
 from sessions_app.failpoints import fail_point
@@ -35,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 _HOST = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:30]  # what a channel's name may hold
 FLUSH_TIMEOUT_SECONDS = 1.0
+WARM_UP_SECONDS = 45.0  # connections are kept for 75
 # Of a burst, a few threads at a time claim: more only fight for the interpreter, and each waits longer.
 CLAIMING_THREADS = 3
 
@@ -42,6 +47,8 @@ _untold_runs = in_database_thread(cancelling.untold_runs)
 _tell_without_worker = in_database_thread(cancelling.tell_without_worker)
 _dispatch = in_database_thread(dispatch)
 _renew_leases = in_database_thread(claiming.renew_leases)
+_prepare = in_database_thread(preparations.prepare)
+_endpoints_in_use = in_database_thread(endpoints_in_use)
 
 
 class WorkerHost:
@@ -102,6 +109,7 @@ class WorkerHost:
             asyncio.create_task(self._listen(), name="hint-listener"),
             asyncio.create_task(self._renew_forever(), name="lease-renewal"),
             asyncio.create_task(self._beat(), name="heartbeat"),
+            asyncio.create_task(self._keep_warm(), name="warm-up"),
         ]
 
     # --- one run ---------------------------------------------------------------------------------------------------
@@ -196,6 +204,10 @@ class WorkerHost:
 
     async def _follow(self, hint: dict[str, Any]) -> None:
         try:
+            if hint["type"] == "prepare":
+                endpoint = await _prepare(uuid.UUID(hint["session_id"]))
+                await warm_up_endpoints([endpoint] if endpoint else [])
+                return
             await self._attend(uuid.UUID(hint["session_id"]), is_steered=hint["type"] == "steer")
         except DATABASE_DOWN as error:
             logger.warning("A hint was not followed; the next renewal looks again: %s", _first_line(error))
@@ -216,12 +228,25 @@ class WorkerHost:
             execution.is_cancel_requested = True
             task.cancel()
 
+    async def _keep_warm(self) -> None:
+        """While nothing runs: keep the connections to models and MCP servers open, and stay in the workers' group."""
+        while True:
+            try:
+                await self._layer.group_add(WORKERS, self._channel)
+                await mcp_pool().refresh()
+                if not self._active:
+                    await warm_up_endpoints(await _endpoints_in_use())
+            except Exception as error:
+                logger.warning("Not warmed up, trying again: %s", _first_line(error))
+            await asyncio.sleep(WARM_UP_SECONDS)
+
     async def _beat(self) -> None:
         """Say to whoever watches the site that this worker lives."""
         while True:
             try:
                 await client().zadd(HEARTBEAT_KEY, {self._channel: time.time()})
                 await client().zremrangebyscore(HEARTBEAT_KEY, 0, time.time() - 12 * HEARTBEAT_SECONDS)
+                await speculation.flush(client())
             except Exception as error:
                 logger.warning("The heartbeat failed: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)

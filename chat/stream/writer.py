@@ -19,6 +19,7 @@ from django.conf import settings
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from chat.latency import Technique, is_used
 from chat.stream.redis import stream_key
 from sessions_app.cursor import Cursor
 from sessions_app.failpoints import fail_point
@@ -80,7 +81,7 @@ class RunStream:
             return last.seq
         self.seq += 1
         self.pending.append(_Entry(self.seq, type, None, text))
-        self._writer.wake(self, at_once=self._is_silent)
+        self._writer.wake(self, at_once=self._is_silent and self._writer.is_first_at_once)
         self._is_silent = False
         return self.seq
 
@@ -157,6 +158,7 @@ class StreamWriter:
     """Flushes all streams of this process. Lives on the worker's event loop."""
 
     def __init__(self, redis: Redis) -> None:
+        self.is_first_at_once = is_used(Technique.STREAMING)
         self._append = redis.register_script(_APPEND)
         self._dirty: set[RunStream] = set()
         self._wake = asyncio.Event()

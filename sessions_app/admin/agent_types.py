@@ -93,9 +93,16 @@ class AgentTypeVersionAdmin(ReadOnlyAdmin):
 
 @admin.register(McpServer)
 class McpServerAdmin(admin.ModelAdmin):
-    list_display = ("name", "transport", "url", "command", "timeout_seconds", "is_enabled", "updated_at")
+    list_display = ("name", "transport", "is_enabled", "state", "last_seen_at")
+    readonly_fields = ("listed_tools", "last_seen_at", "last_error", "created_at", "updated_at")
     list_filter = ("transport", "is_enabled")
     search_fields = ("name", "url")
+
+    @admin.display
+    def state(self, server: McpServer) -> str:
+        if server.last_error:
+            return server.last_error
+        return f"{len(server.listed_tools)} tools" if server.last_seen_at else "not seen yet"
 
     def get_form(self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any) -> Any:
         return super().get_form(request, obj, change, form=McpServerForm, **kwargs)

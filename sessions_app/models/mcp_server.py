@@ -36,6 +36,9 @@ class McpServer(models.Model):
     timeout_seconds = models.PositiveSmallIntegerField(
         default=30, validators=[MinValueValidator(1), MaxValueValidator(3_600)], help_text="Of one tool call."
     )
+    listed_tools = models.JSONField(default=list, editable=False, help_text="What it offered when it was last seen.")
+    last_seen_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_error = models.TextField(blank=True, editable=False, help_text="Why it could not be used last, if so.")
     is_enabled = models.BooleanField(default=True)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

@@ -10,6 +10,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
+import orjson
 from django.conf import settings
 from django.db import connection, transaction
 from django.utils import timezone
@@ -48,6 +49,7 @@ class AcceptedTurn:
     is_next: bool
     is_repeated: bool = False
     told: Told | None = None
+    required: tuple[str, ...] | None = None  # capabilities of its worker; None: not known here
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class _Locked:
 
     epoch: int
     on_busy: str
+    required: tuple[str, ...]
     now: datetime
 
 
 _LOCK = """
-SELECT s.epoch, s.expires_at, a.on_busy
+SELECT s.epoch, s.expires_at, a.on_busy, a.required_capabilities
 FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
 WHERE s.id = %(session_id)s AND s.owner_id = %(owner_id)s AND s.deleted_at IS NULL
 FOR UPDATE OF s
@@ -122,10 +125,10 @@ def _lock(user: Any, session_id: uuid.UUID | None) -> _Locked:
         session = cursor.fetchone()
     if session is None:
         raise SessionNotFoundError()
-    epoch, expires_at, on_busy = session
+    epoch, expires_at, on_busy, required = session
     if expires_at <= now:
         raise SessionExpiredError()
-    return _Locked(epoch, on_busy, now)
+    return _Locked(epoch, on_busy, tuple(orjson.loads(required)), now)
 
 
 def _write(
@@ -152,7 +155,7 @@ def _write(
     # A busy session's worker tells of this run within its own epoch if it is cancelled while it waits.
     epoch = told.epoch if told else locked.epoch
     after = Cursor(epoch, 0) if is_busy else end_of(epoch)
-    return AcceptedTurn(session_id, run_id, message_id, after, is_next=not is_busy)
+    return AcceptedTurn(session_id, run_id, message_id, after, is_next=not is_busy, required=locked.required)
 
 
 def _make_way(session_id: Any, on_busy: str) -> Told | None:

@@ -37,6 +37,8 @@ def take_undispatched(*, older_than_seconds: float | None = None, limit: int = 1
     )
     overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - age)
     lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).order_by("created_at")
+    if older_than_seconds is not None:  # the caller has looked into the shared queue; others may have no worker now
+        lost = lost.filter(Q(dispatched_at=None) | Q(session__agent_type__required_capabilities=[]))
     ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
     Run.objects.filter(pk__in=ids).update(dispatched_at=now)
     return ids

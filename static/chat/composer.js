@@ -1,7 +1,9 @@
 // The message box: grows with its text, keeps a draft, sends on Enter.
 
+const TYPING_MS = 5000;
+
 export class Composer {
-  constructor(draftKey, { onSend, onStop }) {
+  constructor(draftKey, { onSend, onStop, onTyping }) {
     this.form = document.getElementById("composer");
     this.box = document.getElementById("message");
     this.stop = document.getElementById("stop");
@@ -9,12 +11,14 @@ export class Composer {
     this.draftKey = `draft:${draftKey}`;
     this.onSend = onSend;
     this.onStop = onStop;
+    this.onTyping = onTyping;
+    this.typedAt = -Infinity;
     this.box.value = sessionStorage.getItem(this.draftKey) ?? "";
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.submit();
     });
-    this.box.addEventListener("input", () => this.changed());
+    this.box.addEventListener("input", () => this.typed());
     this.box.addEventListener("keydown", (event) => this.key(event));
     this.stop.addEventListener("click", () => this.askToStop());
     this.changed();
@@ -47,6 +51,14 @@ export class Composer {
   put(text) {
     this.box.value = text;
     this.changed();
+  }
+
+  // A hint that a message is on its way, so that the workers prepare; not with every key.
+  typed() {
+    this.changed();
+    if (performance.now() - this.typedAt < TYPING_MS) return;
+    this.typedAt = performance.now();
+    this.onTyping();
   }
 
   changed() {

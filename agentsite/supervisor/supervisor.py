@@ -13,10 +13,18 @@ from types import FrameType
 
 from agentsite.supervisor import leftovers
 from agentsite.supervisor.children import Child
-from agentsite.supervisor.config import Config, StartError, check_port, make_data_dir, secret_key, write_private
+from agentsite.supervisor.config import (
+    Config,
+    StartError,
+    check_port,
+    free_port,
+    make_data_dir,
+    secret_key,
+    write_private,
+)
 from agentsite.supervisor.lock import take_lock
 from agentsite.supervisor.postgres import EmbeddedPostgres
-from agentsite.supervisor.services import serving_children
+from agentsite.supervisor.services import local_model, serving_children
 from agentsite.supervisor.valkey import EmbeddedValkey
 
 READY_SECONDS = 90.0
@@ -70,6 +78,8 @@ class Supervisor:
         }
         if not self._config.database_url:
             self._env["DATABASE_PREPARED_STATEMENTS"] = os.environ.get("DATABASE_PREPARED_STATEMENTS", "1")
+        if self._config.has_local_model:
+            self._start_model()
         link = self._prepare()
         for child in serving_children(self._config, self._env):
             child.start()
@@ -102,6 +112,14 @@ class Supervisor:
             self._record()
         say(f"{name} is ready ({time.monotonic() - started:.1f} s).")
         self._raise_if_stopped()
+
+    def _start_model(self) -> None:
+        port = free_port()
+        self._env["LOCAL_MODEL_URL"] = f"http://127.0.0.1:{port}"
+        child = local_model(self._config.data_dir, port)
+        child.start()
+        self._serving.append(child)
+        self._record()
 
     def _prepare(self) -> str:
         """Migrations and first-run credentials, in a process of their own; returns the login link's path."""
@@ -136,7 +154,7 @@ class Supervisor:
         request = urllib.request.Request(f"{self._config.address}/health", headers={"Host": "localhost"})
         try:
             with urllib.request.urlopen(request, timeout=2.0) as response:
-                return bool(response.status == 200) and self._is_worker_ready()
+                return bool(response.status == 200) and self._is_worker_ready() and self._is_model_ready()
         except (urllib.error.URLError, OSError):
             return False
 
@@ -148,6 +166,13 @@ class Supervisor:
         except (urllib.error.URLError, OSError):
             return False
         return bool(report["checks"]["celery"]["status"] == "ok")
+
+    def _is_model_ready(self) -> bool:
+        url = self._env.get("LOCAL_MODEL_URL")
+        if not url:
+            return True
+        with urllib.request.urlopen(f"{url}/health", timeout=2.0) as response:
+            return bool(response.status == 200)
 
     # --- run -------------------------------------------------------------------------------------------------------
 
@@ -176,6 +201,7 @@ class Supervisor:
         runtime = {
             "database_url": self._env["DATABASE_URL"],
             "redis_url": self._env["REDIS_URL"],
+            "local_model_url": self._env.get("LOCAL_MODEL_URL", ""),
             "address": self._config.address,
             "pid": os.getpid(),
         }

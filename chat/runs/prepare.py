@@ -12,11 +12,11 @@ from django.conf import settings
 
 from chat.agents.base import ModelError
 from chat.agents.endpoints import Endpoint, find_model, warm_up
+from chat.context.window import prompt_budget
 from chat.latency import Technique, is_used
 from monitoring.speculation import USED, WASTED, speculation
 from sessions_app.models import AgentSession, AgentType
 from sessions_app.prompt import PromptMessage, prompt_messages
-from sessions_app.token_counting import message_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,7 @@ class Preparations:
         if session is None:
             return None
         self._forget_old()
-        system_tokens = message_tokens(session.agent_type.system_prompt)
-        budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
+        budget = prompt_budget(session.agent_type.system_prompt, session.agent_type.max_context_tokens)
         messages = prompt_messages(session_id, turn=session.next_turn, max_tokens=budget)
         prepared = Prepared(session.epoch, session.next_turn, messages, time.monotonic())
         if self._kept.pop(session_id, None) is not None:

@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from django.conf import settings
-
 from chat.agents.base import Approval, RunContext
 from chat.agents.events import ToolCall, ToolResult
 from chat.agents.tools.base import Ledger, Tool
-from chat.context.window import without_orphans
+from chat.context.window import prompt_budget, without_orphans
 from chat.runs.prepare import preparations
 from sessions_app import facts
 from sessions_app.cursor import Cursor
@@ -30,7 +28,7 @@ class Work:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         system_tokens = message_tokens(claim.agent.system_prompt)
-        budget = settings.MODEL_CONTEXT_TOKENS - settings.MODEL_RESERVE_TOKENS - system_tokens
+        budget = prompt_budget(claim.agent.system_prompt, claim.agent.max_context_tokens)
         found = _read_messages(claim, budget)
         turn = [message for message in found if message.turn == claim.turn]
         self.message = turn[0]

@@ -65,7 +65,7 @@ class AgentTypeAdmin(admin.ModelAdmin):
     fieldsets = (
         (None, {"fields": ("name", "title", "description", "is_enabled", "version", "versions_link")}),
         ("Agent", {"fields": ("runtime", "system_prompt", "context_strategy", "response_schema")}),
-        ("Model", {"fields": ("model", "fallback_models", "model_retries", "max_output_tokens")}),
+        ("Model", {"fields": ("model", "fallback_models", "model_retries", "max_context_tokens", "max_output_tokens")}),
         ("Tools", {"fields": ("tools", "mcp_servers", "max_parallel_tools", "eager_tools")}),
         ("Approvals", {"fields": ("approval_policy", "approval_timeout_seconds", "on_approval_expiry")}),
         ("Runs", {"fields": ("on_busy", "max_steps", "max_run_seconds", "max_attempts", "unknown_outcome")}),

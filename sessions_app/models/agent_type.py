@@ -79,6 +79,12 @@ class AgentType(models.Model):
     )
     system_prompt = models.TextField(blank=True)
     context_strategy = models.CharField(max_length=30, choices=ContextStrategy, default=ContextStrategy.SLIDING_WINDOW)
+    max_context_tokens = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(500)],
+        help_text="Of the prompt and the answer. Empty: the setting MODEL_CONTEXT_TOKENS.",
+    )
     tools = models.JSONField(default=list, blank=True, help_text="Names from the setting AGENT_TOOLS.")
     eager_tools = models.JSONField(
         default=list,

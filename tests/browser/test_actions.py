@@ -126,3 +126,42 @@ def test_a_run_that_waits_for_a_person_can_be_stopped(page: Page, site: Site, cl
     expect(page.locator(".note:visible")).to_have_text("Stopped before its end.")
     expect(page.locator("#stop")).to_be_hidden()
     expect(page.locator(".tool-state")).to_have_text("no result")
+
+
+def ask_for_mail(page: Page, site: Site) -> None:
+    fields = "name='mail-page', defaults={'title': 'Mail', 'runtime': 'chat', 'tools': ['send_mail']}"
+    code = f"from sessions_app.models import AgentType; AgentType.objects.get_or_create({fields})"
+    site.manage("shell", "-v", "0", "-c", code)
+    page.reload()
+    start(page, '[[tool=send_mail args={"to": "a@b.c"}]]', agent="mail-page")
+
+
+@pytest.mark.parametrize("is_reloaded", [False, True])
+def test_a_tool_call_is_approved_with_other_arguments(page: Page, site: Site, is_reloaded: bool) -> None:
+    ask_for_mail(page, site)
+    approval = page.get_by_role("group", name="Your decision about this tool call")
+    expect(approval).to_contain_text("May it?")
+    if is_reloaded:
+        page.reload()
+        expect(approval).to_contain_text("May it?")
+    expect(approval.locator("button:visible")).to_have_text(["Approve", "Deny"])
+    arguments = approval.get_by_label("Arguments")
+    arguments.fill("{")
+    approval.get_by_role("button", name="Approve").click()
+    expect(page.locator("#alert")).to_have_text("The arguments are not valid JSON.")
+    arguments.fill('{"to": "x@y.z"}')
+    approval.get_by_role("button", name="Approve").click()
+    wait_for_answer(page)
+    expect(page.locator(".tool-result")).to_contain_text("to x@y.z")
+    expect(page.locator(".approval:visible")).to_have_count(0)
+    expect(page.locator("#alert")).to_be_hidden()
+
+
+def test_a_tool_call_is_denied_with_a_reason(page: Page, site: Site) -> None:
+    ask_for_mail(page, site)
+    approval = page.get_by_role("group", name="Your decision about this tool call")
+    approval.get_by_label("Reason").fill("too late")
+    approval.get_by_role("button", name="Deny").click()
+    wait_for_answer(page)
+    expect(page.locator(".tool-result")).to_contain_text("This call was denied: too late")
+    expect(page.locator(".tool-state")).to_have_text("failed")

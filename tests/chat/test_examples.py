@@ -1,12 +1,14 @@
 """The examples of docs/examples, each served by a site: what a framework does reaches the client without loss."""
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.chat.test_approvals import rest_of, results, settle
-from tests.fakes.processes import FakeOpenAIProcess
+from tests.fakes.processes import PROJECT, FakeOpenAIProcess
 from tests.site import Client, Site, running_site, text_of
 
 FRAMEWORKS = ["pydantic", "langgraph", "openai"]
@@ -131,3 +133,20 @@ def test_a_cancel_closes_the_request_upstream(client: Client, fake: FakeOpenAIPr
 def test_a_model_that_fails_ends_the_run(client: Client, framework: str) -> None:
     events = client.chat(client.new_session(f"weather-{framework}"), "[[status=400]]")
     assert events[-1]["type"] == "error"
+
+
+def test_the_guide_leads_to_an_agent_with_an_approval(tmp_path: Path) -> None:
+    """The code blocks of docs/agents.md, as a reader puts them into a file of his own."""
+    guide = (PROJECT / "docs" / "agents.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "games.py").write_text("\n\n".join(blocks))
+    settings = dict(line.split("=", 1) for line in re.findall(r"^EXTRA_.*$", guide, re.MULTILINE))
+    with running_site(PYTHONPATH=str(tmp_path), **settings) as site, site.client() as client:
+        fields = "name='host', runtime='host', tools=['send_invitation']"
+        code = f"from sessions_app.models import AgentType; AgentType.objects.create({fields})"
+        site.manage("shell", "-v", "0", "-c", code)
+        session = client.new_session("host")
+        (approval,) = client.ask(session, "Ann")["approvals"]
+        assert approval["args"] == {"guest": "Ann", "evening": "Friday"}
+        settle(client, approval, decision="approved")
+        assert text_of(rest_of(client, session)).endswith("Done: Ann is invited for Friday.")

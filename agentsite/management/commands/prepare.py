@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandParser
 
 from agentsite.startup import refuse_to_start_if_misconfigured
 from agentsite.supervisor.config import write_private
+from sessions_app.models import AgentType
 from sessions_app.services.login_links import create_login_link
 from sessions_app.services.tokens import create_token
 
@@ -30,6 +31,8 @@ class Command(BaseCommand):
         self._check_redis()
         self.stdout.write("Migrating the database ...")
         call_command("migrate", interactive=False, verbosity=0)
+        if settings.LOCAL_MODEL_URL:
+            self._offer_local_model()
         user = self._first_user()
         if options["result"]:
             write_private(options["result"], json.dumps({"login_path": create_login_link(user=user)}))
@@ -41,6 +44,19 @@ class Command(BaseCommand):
         except (redis.RedisError, ValueError):
             self.stderr.write("agentsite: Redis cannot be reached. Check REDIS_URL.")
             sys.exit(1)
+
+    def _offer_local_model(self) -> None:
+        """As an agent type; what an operator has changed of it stays."""
+        defaults = {
+            "title": "Local",
+            "description": "SmolLM2-135M on this machine: slow and small, but real. No tools.",
+            "runtime": "chat",
+            "model": "smollm2@local",
+            "system_prompt": "You are a helpful assistant. Answer briefly.",
+            "max_context_tokens": 3_000,  # it has 4,096, and counts them in another way
+            "max_output_tokens": 500,
+        }
+        AgentType.objects.get_or_create(name="local", defaults=defaults)
 
     def _first_user(self) -> Any:
         """The first superuser; made with a password and an API token if there is none."""

@@ -7,7 +7,9 @@ from typing import Any
 
 Message = dict[str, Any]
 
-NUMBERS = frozenset({"tokens", "delay_ms", "reasoning", "rounds", "status", "cut", "error_after", "times"})
+NUMBERS = frozenset(
+    {"tokens", "delay_ms", "reasoning", "rounds", "status", "cut", "error_after", "times", "prefill_us"}
+)
 FLAGS = frozenset({"no_usage", "html", "hang", "length"})
 
 
@@ -30,6 +32,7 @@ class Script:
     cut: int | None = None
     error_after: int | None = None
     times: int | None = None
+    prefill_us: int = 0  # microseconds for each word of the prompt that is not in the cache
     no_usage: bool = False
     html: bool = False
     hang: bool = False

@@ -41,7 +41,7 @@ from tests.fakes.openai_answer import (
     finish_chunk,
     usage_chunk,
 )
-from tests.fakes.openai_script import Script, last_user_text, split_directive
+from tests.fakes.openai_script import Script, last_user_text, split_directive, text_of
 from tests.fakes.serving import serve_from_command_line
 
 ASGIMessage = MutableMapping[str, Any]
@@ -70,6 +70,28 @@ class SeenRequest:
     client_disconnected: bool = False
 
 
+class PromptCache:
+    """Remembers prompts up to each `cache_control` mark, as a provider does that wants such marks."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+
+    def read(self, messages: list[dict[str, Any]]) -> int:
+        """How many words of the prompt were known; afterwards all up to its last mark are."""
+        words, cached, prefix = 0, 0, ""
+        marked = []
+        for message in messages:
+            content = message.get("content")
+            prefix += f"{message['role']}:{text_of(message)}{orjson.dumps(message.get('tool_calls')).decode()}\n"
+            words += len(text_of(message).split())
+            if prefix in self._known:
+                cached = words
+            if isinstance(content, list) and any("cache_control" in part for part in content):
+                marked.append(prefix)
+        self._known.update(marked)
+        return cached
+
+
 class FakeOpenAI:
     """The ASGI application."""
 
@@ -77,6 +99,7 @@ class FakeOpenAI:
         self.requests: deque[SeenRequest] = deque(maxlen=REQUESTS_KEPT)
         self.request_count = 0
         self.faults_shown: Counter[str] = Counter()
+        self.cache = PromptCache()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], scope["path"]:
@@ -107,7 +130,12 @@ class FakeOpenAI:
             self.faults_shown[text] += 1
             if self.faults_shown[text] > script.times:
                 script = without_faults(script)
-        reply = Reply(seen, script, answer_to(body["messages"], script, text_said), send)
+        answer = answer_to(body["messages"], script, text_said)
+        if script.prefill_us:
+            cached = self.cache.read(body["messages"])
+            answer.usage["prompt_tokens_details"] = {"cached_tokens": cached}
+            await asyncio.sleep((answer.usage["prompt_tokens"] - cached) * script.prefill_us / 1e6)
+        reply = Reply(seen, script, answer, send)
         await run_until_disconnect(reply, receive)
 
     def record(self, scope: Scope, body: dict[str, Any]) -> SeenRequest:

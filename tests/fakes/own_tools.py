@@ -35,3 +35,10 @@ def produce(characters: int) -> str:
 async def slow() -> None:
     """Never returns."""
     await asyncio.Event().wait()
+
+
+@tool(idempotent=True)
+async def pause(milliseconds: int) -> int:
+    """Takes that long."""
+    await asyncio.sleep(milliseconds / 1_000)
+    return milliseconds

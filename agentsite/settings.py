@@ -309,6 +309,7 @@ AGENT_TOOLS = {
     "search_conversation": "chat.agents.tools.search.search_conversation",
     "read_state": "chat.agents.tools.state.read_state",
     "write_state": "chat.agents.tools.state.write_state",
+    "save_note": "chat.agents.tools.state.save_note",
     "read_result": "chat.agents.tools.stored.read_result",
     **({"http_fetch": "chat.agents.tools.http_fetch.http_fetch"} if HTTP_FETCH else {}),
     **env_pairs("EXTRA_AGENT_TOOLS"),

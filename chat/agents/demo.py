@@ -44,6 +44,7 @@ _FILLER = frozenset(
         "you",
     ]
 )
+_NOTE = re.compile(r"^\s*(?:please )?note(?: that|:)\s+(.+)", re.IGNORECASE | re.DOTALL)
 _COUNT = re.compile(r"\bcount (?:up )?to (\d{1,4})\b", re.IGNORECASE)
 _MAX_CALLS = 6
 
@@ -52,6 +53,7 @@ _HELP = """I am the **demo agent**: no model stands behind me, but my tools are 
 - `What is (12 + 30) * 7?` uses the calculator
 - `What time is it in Tokyo and New York?` asks two clocks at once
 - `Search for calculator` looks through this conversation
+- `Note: the milk is in the fridge` keeps a note in this conversation's state, once you have approved it
 - `Count to 200` streams a long answer, which you may stop
 
 ```python
@@ -91,6 +93,10 @@ async def _paced(text: str) -> AsyncIterator[str]:
 
 def plan(message: str, prefix: str, tools: set[str]) -> Iterator[ToolCall]:
     """The calls that a request needs, all at once; `prefix` makes their ids unique."""
+    note = _NOTE.match(message)
+    if note and "save_note" in tools:
+        yield ToolCall(f"call_{prefix}_1", "save_note", {"text": note[1].strip()})
+        return
     wanted = [*_calculations(message), *_clocks(message), *_searches(message)]
     usable = [(tool, args) for tool, args in wanted if tool in tools]
     for number, (tool, args) in enumerate(usable[:_MAX_CALLS], 1):
@@ -161,6 +167,8 @@ def _line(tool: str, args: dict[str, Any], text: str) -> str:
         return f"- `{args['expression']}` = **{result}**"
     if tool == "clock":
         return f"- In {result['timezone']} it is **{result['time']}** on {result['weekday']}, {result['date']}."
+    if tool == "save_note":
+        return f"- Noted; the conversation's notes: {', '.join(result['notes'])}."
     if not result:
         return f"- Nothing in this conversation matches “{args['query']}”."
     found = "\n".join(f"  - {hit['role']}, {hit['date']}: {hit['text']}" for hit in result)

@@ -81,7 +81,20 @@ def patch_state(*, session: AgentSession, changes: dict[str, Any]) -> dict[str, 
     Raises StateTooLargeError, and then nothing is changed.
     """
     locked = AgentSession.objects.select_for_update().get(pk=session.pk)
-    locked.state = _merged(locked.state, changes)
+    return _save_state(locked, _merged(locked.state, changes))
+
+
+@transaction.atomic
+def append_note(*, session: AgentSession, text: str) -> dict[str, Any]:
+    """Add a text to the list `notes` of the state document; raises StateTooLargeError."""
+    locked = AgentSession.objects.select_for_update().get(pk=session.pk)
+    known = locked.state.get("notes")
+    notes = [*(known if isinstance(known, list) else []), text]
+    return _save_state(locked, {**locked.state, "notes": notes})
+
+
+def _save_state(locked: AgentSession, state: dict[str, Any]) -> dict[str, Any]:
+    locked.state = state
     if len(orjson.dumps(locked.state)) > settings.MAX_STATE_BYTES:
         raise StateTooLargeError(f"A state document has at most {settings.MAX_STATE_BYTES} bytes.")
     locked.save(update_fields=["state"])

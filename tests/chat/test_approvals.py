@@ -1,9 +1,11 @@
 """A tool that needs a person's approval: its run waits without a worker, and goes on as was decided."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -272,3 +274,25 @@ def test_malformed_arguments_end_in_a_result(client: Client) -> None:
 def test_an_endless_loop_ends_at_the_step_limit(client: Client) -> None:
     answer = client.ask(client.new_session("mailer"), '[[rounds=99 tool=calculator args={"expression": "1"}]]')
     assert answer["error"]["code"] == "step_limit"
+
+
+def test_the_demo_agent_shows_an_approval_without_a_model(client: Client) -> None:
+    session, _, (approval,) = parked(client, "Note: the milk is in the fridge", agent="demo")
+    assert (approval["tool"], approval["args"]) == ("save_note", {"text": "the milk is in the fridge"})
+    settle(client, approval, decision="approved")
+    assert "the milk is in the fridge" in text_of(rest_of(client, session))
+    assert client.http.get(f"/sessions/{session}/state").json() == {"notes": ["the milk is in the fridge"]}
+
+
+def test_the_admin_approves_and_denies(client: Client, logged_in: httpx.Client) -> None:
+    for action, status in (("settle_as_approved", "finished"), ("settle_as_denied", "denied")):
+        session, answer, (approval,) = parked(client)
+        listed = logged_in.get("/admin/sessions_app/toolcall/?waits=1")
+        pk = re.search(rf'value="(\d+)"[^>]*>(?:(?!</tr>).)*{answer["run_id"][:8]}', listed.text, re.DOTALL)
+        assert pk, "it is not listed"
+        form = {"action": action, "_selected_action": pk[1], "csrfmiddlewaretoken": logged_in.cookies["csrftoken"]}
+        headers = {"Referer": f"{logged_in.base_url}/admin/"}
+        assert "1 settled" in logged_in.post("/admin/sessions_app/toolcall/?waits=1", data=form, headers=headers).text
+        assert rest_of(client, session)[-1]["type"] == "done"
+        call = client.http.get(f"/runs/{answer['run_id']}/tool_calls/{approval['tool_call_id']}").json()
+        assert (call["status"], call["decisions"][0]["decided_by"]) == (status, "admin")

@@ -1,15 +1,16 @@
 """The agent's scratch memory: the session's state document, which clients read and write too."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 from django.db import close_old_connections
+from pydantic import Field
 
 from chat.agents.tools.base import ToolContext, ToolError
 from chat.agents.tools.decorator import tool
 from sessions_app.errors import AgentsiteError
 from sessions_app.models import AgentSession
-from sessions_app.services.sessions import patch_state
+from sessions_app.services.sessions import append_note, patch_state
 
 
 @tool(idempotent=True)
@@ -29,6 +30,18 @@ def write_state(context: ToolContext, changes: dict[str, Any]) -> dict[str, Any]
         raise ToolError("The state cannot hold NUL characters.")
     try:
         return patch_state(session=AgentSession.objects.get(pk=context.session_id), changes=changes)
+    except AgentsiteError as error:
+        raise ToolError(error.message) from None
+    finally:
+        close_old_connections()
+
+
+@tool(needs_approval=True)
+def save_note(context: ToolContext, text: Annotated[str, Field(min_length=1, max_length=2_000)]) -> dict[str, Any]:
+    """Keep a note in this conversation's state, under `notes`, once the user has allowed it."""
+    try:
+        session = AgentSession.objects.get(pk=context.session_id)
+        return append_note(session=session, text=text.replace("\x00", "\ufffd"))
     except AgentsiteError as error:
         raise ToolError(error.message) from None
     finally:

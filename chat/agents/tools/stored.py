@@ -31,7 +31,7 @@ def shorten(result: ToolResult) -> ToolResult:
         "size_bytes": len(encoded),
         "is_complete": len(encoded) <= MAX_STORED_BYTES,
         "preview": text[:PREVIEW_CHARACTERS],
-        "hint": f"Too long to be shown at once. read_result('{result.id}') reads on.",
+        "hint": f"Too long to be shown at once. Where there is a tool read_result, it reads on: '{result.id}'.",
     }
     return replace(result, result=reference, stored=text)
 

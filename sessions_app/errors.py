@@ -178,6 +178,12 @@ class RateLimitedError(AgentsiteError):
     status = 429
 
 
+class CancelRequestedError(AgentsiteError):
+    """Somebody has asked to stop this run."""
+
+    code = "cancel_requested"
+
+
 class StaleEpochError(AgentsiteError):
     """Another worker has claimed this session's run."""
 

@@ -16,7 +16,7 @@ from chat.runs.recorder import Recorder
 from chat.runs.work import Work
 from chat.stream.writer import RunStream
 from sessions_app import facts
-from sessions_app.errors import AgentsiteError, StaleEpochError
+from sessions_app.errors import AgentsiteError, CancelRequestedError, StaleEpochError
 from sessions_app.failpoints import fail_point
 from sessions_app.models import Decision, Message, Role, RunStatus
 from sessions_app.models.tool_call import APPROVAL_DECISIONS, OUTCOME_DECISIONS
@@ -67,6 +67,8 @@ class Execution:
             logger.info("Run %s: another worker has claimed it, this one stops", self.claim.run_id)
         except Leaving:
             await self._give_back()
+        except CancelRequestedError:
+            await self._finish(RunStatus.CANCELLED)
         except Parked:
             logger.info("Run %s waits for a person", self.claim.run_id)
         except asyncio.CancelledError:
@@ -188,7 +190,11 @@ class Execution:
         questions = self._recorder.ask(calls, reason=reason, decisions=decisions)
         awaiting = [call.id for call in calls] if reason == "approval" else []
         fail_point("before_park")
-        await asyncio.shield(self._database.park(self._recorder.step, awaiting, agent_state))
+        try:
+            await asyncio.shield(self._database.park(self._recorder.step, awaiting, agent_state))
+        except CancelRequestedError:
+            self._recorder.withdraw(questions)
+            raise
         for question in questions:
             self._stream.emit(question.type, question.data)
         raise Parked

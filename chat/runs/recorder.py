@@ -95,6 +95,10 @@ class Recorder:
         self._step.events += events
         return events
 
+    def withdraw(self, questions: list[NewEvent]) -> None:
+        """They were not asked after all."""
+        self._step.events = [event for event in self._step.events if event not in questions]
+
     def _question(self, call: ToolCall, reason: str, decisions: Sequence[Decision]) -> dict[str, Any]:
         return {
             "run_id": str(self._claim.run_id),

@@ -18,7 +18,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from sessions_app.cursor import Cursor
-from sessions_app.errors import StaleEpochError
+from sessions_app.errors import CancelRequestedError, StaleEpochError
 from sessions_app.models import AgentSession, Message, Run, RunStatus, ToolCall, ToolCallStatus
 from sessions_app.services.claiming import Claim
 
@@ -224,11 +224,15 @@ def read_aftermath(*, claim: Claim) -> Aftermath:
 
 @transaction.atomic
 def park_run(*, claim: Claim, step: Step, awaiting: Sequence[str] = (), agent_state: Any = None) -> None:
-    """Write a step after which the run waits for a person, without a worker. Raises StaleEpochError.
+    """Write a step after which the run waits for a person, without a worker.
+
+    Raises StaleEpochError, and CancelRequestedError if somebody has asked to stop it meanwhile: nobody would.
 
     `awaiting` are the ids of those calls that need an approval; `agent_state` is what the agent goes on with.
     """
-    _record(claim, step, status=RunStatus.AWAITING_APPROVAL.value, given_back=1)
+    _record(claim, step, status=RunStatus.AWAITING_APPROVAL.value, given_back=1)  # which locks the session
+    if Run.objects.filter(pk=claim.run_id).exclude(cancel_requested_at=None).exists():
+        raise CancelRequestedError()
     Run.objects.filter(pk=claim.run_id).update(agent_state=agent_state)
     if awaiting:
         limit = claim.agent.approval_timeout_seconds

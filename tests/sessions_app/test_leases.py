@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from sessions_app.errors import CallNotOpenError, StaleEpochError
+from sessions_app.errors import CallNotOpenError, CancelRequestedError, StaleEpochError
 from sessions_app.models import AgentSession, AgentType, Decision, Event, Message, Run, RunStatus, ToolCall
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
@@ -172,6 +172,17 @@ def test_a_parked_run_goes_on_when_its_last_call_is_settled(session: AgentSessio
     assert (call.decision, call.decided_result) == ("happened", {"paid": 1})
     record_step(claim=again, step=Step([NewMessage(2, "tool", "x", tool_call_id="c1", tool_name="charge")]))
     assert ToolCall.objects.get().status == "finished"
+
+
+def test_a_run_that_is_to_stop_does_not_wait_for_a_person(session: AgentSession) -> None:
+    """The cancel came after its worker had stopped to listen: nobody would end it."""
+    claim = claimed(session)
+    plan(claim)
+    request_cancel(session=session)
+    with pytest.raises(CancelRequestedError):
+        park_run(claim=claim, step=Step(), awaiting=["c1"])
+    assert Run.objects.get().status == "running"
+    assert ToolCall.objects.get().status == "planned"
 
 
 def test_the_end_of_a_run_settles_the_ledger(session: AgentSession) -> None:

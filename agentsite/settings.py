@@ -321,6 +321,7 @@ MCP_ENVIRONMENT = env_list("MCP_ENVIRONMENT")  # variables that an MCP server's 
 WORKER_CAPABILITIES = env_list("WORKER_CAPABILITIES")  # what this worker offers: gpu,eu,...
 # What shortens the wait; leave one out to see what it is worth.
 LATENCY_TECHNIQUES = env_list("LATENCY_TECHNIQUES", "pooling,caching,speculation,parallel_tools,warm_up,streaming")
+WARM_UP_SECONDS = env_int("WARM_UP_SECONDS", 30, minimum=1)  # below the models' servers' keep-alive
 DEMO_DELAY_MS = env_int("DEMO_DELAY_MS", 15)
 MODEL_TIMEOUT_SECONDS = env_int("MODEL_TIMEOUT_SECONDS", 120, minimum=1)  # between two chunks
 MODEL_CONTEXT_TOKENS = env_int("MODEL_CONTEXT_TOKENS", 16_000, minimum=500)

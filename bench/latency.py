@@ -12,6 +12,7 @@ import statistics
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,15 +25,13 @@ from chat.latency import Technique
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Site, running_site
 
+IDLE_SECONDS = 6.0  # the fake model closes a connection that is idle for 5
 CONNECTION_SECONDS = 0.06  # TCP and TLS with a server 20 ms away
 _MAKE = """
-from django.contrib.auth.models import User
-from sessions_app.models import AgentType, Message, Run
-from sessions_app.services.sessions import create_session
+from sessions_app.models import AgentType
 tools = ["pause", "calculator"]
 AgentType.objects.create(name="tools", runtime="chat", tools=tools)
 AgentType.objects.create(name="eager", runtime="chat", tools=tools, eager_tools=["pause"])
-AgentType.objects.create(name="long", runtime="chat", system_prompt="Be brief. " * 500)
 """
 
 
@@ -161,21 +160,20 @@ def whole_turn(site: Site, agent: str, message: str) -> float:
 
 
 def second_turn(site: Site) -> float:
-    """The first token of a second turn, behind a long system prompt that the first one had the provider read."""
+    """The first token of a second turn, behind a long message that the first one had the provider read."""
     with site.client() as client:
-        session = client.new_session("long")
-        client.ask(session, "[[tokens=3 prefill_us=100]]")
+        session = client.new_session("chat")
+        client.ask(session, f"{uuid.uuid4()} {'word ' * 1_000} [[tokens=3 prefill_us=100]]")
     return first_token(site, message="[[tokens=3 prefill_us=100]]", session=session)
 
 
 def after_typing(site: Site) -> float:
-    """The first token of a turn in a long conversation, by WebSocket, half a second after the user began to type."""
+    """The first token of a turn by WebSocket, half a second after a user who had been away began to type."""
     with site.client() as client:
         session = client.new_session("chat")
-        client.ask(session, "[[tokens=2000]]")
-        for _ in range(12):
-            client.ask(session, "and [[tokens=300]]")
+        client.ask(session, "[[tokens=300]]")
     url = f"{site.ws_url}/ws/{session}"
+    time.sleep(IDLE_SECONDS)
     with connect(url, additional_headers={"Authorization": f"Bearer {site.token}"}, max_size=None) as socket:
         socket.send(json.dumps({"type": "typing"}))
         time.sleep(0.5)  # somebody types
@@ -201,14 +199,21 @@ PAUSE = 'tool=pause args={"milliseconds": 100}'
 LONG_ARGUMENTS = 'tool=calculator args={"expression": "' + "+".join(["1"] * 40) + '"}'
 MEASUREMENTS = (
     Measurement(Technique.POOLING, "first token, a distant model", first_token),
-    Measurement(Technique.WARM_UP, "first token of a worker's first turn", first_token, 5, is_fresh=True),
+    Measurement(
+        Technique.WARM_UP,
+        "first token of a worker's first turn, a distant model",
+        first_token,
+        5,
+        is_fresh=True,
+        env=(("WARM_UP_SECONDS", "2"),),
+    ),
     Measurement(
         Technique.CACHING,
-        "first token of a second turn, long prompt (simulated cache)",
+        "first token behind 1,000 words, provider's cache simulated",
         second_turn,
         env=(("CACHE_CONTROL_ENDPOINTS", "default"),),
     ),
-    Measurement(Technique.SPECULATION, "first token after typing, long conversation", after_typing, 10),
+    Measurement(Technique.SPECULATION, "first token after typing, a distant model, idle before", after_typing, 10),
     Measurement(
         Technique.SPECULATION,
         "turn with a 100 ms tool before long arguments",

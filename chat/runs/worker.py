@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 _HOST = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:30]  # what a channel's name may hold
 FLUSH_TIMEOUT_SECONDS = 1.0
-WARM_UP_SECONDS = 45.0  # connections are kept for 75
 # Of a burst, a few threads at a time claim: more only fight for the interpreter, and each waits longer.
 CLAIMING_THREADS = 3
 
@@ -238,7 +237,7 @@ class WorkerHost:
                     await warm_up_endpoints(await _endpoints_in_use())
             except Exception as error:
                 logger.warning("Not warmed up, trying again: %s", _first_line(error))
-            await asyncio.sleep(WARM_UP_SECONDS)
+            await asyncio.sleep(settings.WARM_UP_SECONDS)
 
     async def _beat(self) -> None:
         """Say to whoever watches the site that this worker lives."""

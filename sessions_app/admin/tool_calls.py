@@ -1,15 +1,20 @@
 """The ledger of tools' effects, and what of it waits for a person."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
+from django.urls import path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
+from sessions_app.admin.deciding import decide
 from sessions_app.admin.readonly import ReadOnlyAdmin
 from sessions_app.errors import AgentsiteError
-from sessions_app.models import Decision, RunStatus, ToolCall, ToolCallDecision
+from sessions_app.models import Decision, RunStatus, ToolCall, ToolCallDecision, ToolCallStatus
 from sessions_app.services.deciding import Verdict, settle_call
 
 
@@ -66,9 +71,10 @@ class DecisionInline(admin.TabularInline):
 
 @admin.register(ToolCall)
 class ToolCallAdmin(ReadOnlyAdmin):
-    list_display = ("tool", "status", "run", "call_id", "planned_at", "started_at", "finished_at", "decision", "cost")
+    list_display = ("tool", "status", "run", "call_id", "planned_at", "finished_at", "decision", "cost", "decide")
     list_filter = (WaitingFilter, "status", "decision", "is_idempotent", "planned_at")
     list_select_related = ("run",)
+    ordering = ("-pk",)
     search_fields = ("call_id", "tool", "run__id", "run__session__id", "idempotency_key")
     readonly_fields = ("planned_at",)
     inlines = (DecisionInline,)
@@ -79,6 +85,19 @@ class ToolCallAdmin(ReadOnlyAdmin):
         _settle_as(Decision.RERUN, "Settle: it took no effect, run it again"),
         _settle_as(Decision.UNKNOWN, "Settle: tell the agent that nobody knows"),
     )
+
+    def get_urls(self) -> list[Any]:
+        view = self.admin_site.admin_view(partial(decide, self))
+        return [path("<int:call_id>/decide/", view, name="sessions_app_toolcall_decide"), *super().get_urls()]
+
+    @admin.display(description="")
+    def decide(self, call: ToolCall) -> SafeString | str:
+        is_open = call.status == ToolCallStatus.AWAITING or (
+            call.status == ToolCallStatus.UNKNOWN and not call.decision
+        )
+        if not is_open or call.run.status != RunStatus.AWAITING_APPROVAL:
+            return ""
+        return format_html('<a href="{}">Decide</a>', reverse("admin:sessions_app_toolcall_decide", args=[call.pk]))
 
     def has_settle_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("sessions_app.change_toolcall")

@@ -296,3 +296,20 @@ def test_the_admin_approves_and_denies(client: Client, logged_in: httpx.Client) 
         assert rest_of(client, session)[-1]["type"] == "done"
         call = client.http.get(f"/runs/{answer['run_id']}/tool_calls/{approval['tool_call_id']}").json()
         assert (call["status"], call["decisions"][0]["decided_by"]) == (status, "admin")
+
+
+def test_the_admin_changes_the_arguments(client: Client, logged_in: httpx.Client) -> None:
+    session, answer, _ = parked(client)
+    listed = logged_in.get("/admin/sessions_app/toolcall/?waits=1").text
+    page = re.findall(r'href="(/admin/sessions_app/toolcall/\d+/decide/)"', listed)[0]  # the newest is the first
+    shown = logged_in.get(page)
+    assert answer["run_id"] in shown.text
+    form = {"decision": "approved", "arguments": "[1]", "csrfmiddlewaretoken": logged_in.cookies["csrftoken"]}
+    headers = {"Referer": f"{logged_in.base_url}{page}"}
+    assert "The arguments are a JSON object." in logged_in.post(page, data=form, headers=headers).text
+    form["arguments"] = '{"to": "x@y.z"}'
+    settled = logged_in.post(page, data=form, headers=headers).text
+    assert "Settled send_mail as approved." in settled, re.findall(r"<li class=.*?</li>", settled)
+    assert results(rest_of(client, session)) == ["sent '' to x@y.z with 0 attachments"]
+    again = logged_in.get("/admin/sessions_app/toolcall/999999999/decide/")
+    assert again.status_code == 404

@@ -27,7 +27,9 @@ export function watchActions({ onFork, complain }, sessionId) {
     async settle(button) {
       const card = button.closest(".tool");
       const approval = button.closest(".approval");
-      await settleCall(approval.dataset.run, card.dataset.call, verdictOf(approval, button.value));
+      const verdict = verdictOf(approval, button.value);
+      await settleCall(approval.dataset.run, card.dataset.call, verdict);
+      if (verdict.args) card.querySelector(".tool-args").textContent = JSON.stringify(verdict.args, null, 2);
       if (!approval.hidden) card.querySelector(".tool-state").textContent = "settled"; // else its result was faster
       approval.hidden = true;
       card.querySelector("summary").focus();

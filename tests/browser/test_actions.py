@@ -153,6 +153,7 @@ def test_a_tool_call_is_approved_with_other_arguments(page: Page, site: Site, is
     approval.get_by_role("button", name="Approve").click()
     wait_for_answer(page)
     expect(page.locator(".tool-result")).to_contain_text("to x@y.z")
+    expect(page.locator(".tool-args")).to_contain_text("x@y.z")
     expect(page.locator(".approval:visible")).to_have_count(0)
     expect(page.locator("#alert")).to_be_hidden()
 

@@ -73,6 +73,13 @@ def test_text_and_usage_come_through(client: Client, framework: str) -> None:
     assert usage["input_tokens"] >= 2
 
 
+@pytest.mark.parametrize("framework", ["pydantic", "openai"])  # ChatOpenAI drops what it does not know
+def test_thoughts_come_through(client: Client, framework: str) -> None:
+    events = client.chat(client.new_session(f"weather-{framework}"), "[[reasoning=3 tokens=2]]")
+    assert text_of(events, "thought") == "think0 think1 think2 "
+    assert text_of(events).split() == ["tok0", "tok1"]
+
+
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_calls_and_results_come_through_and_the_next_turn_knows_them(
     client: Client, fake: FakeOpenAIProcess, framework: str

@@ -44,6 +44,8 @@ class LangGraphAgent:
         else:
             _restore(saver, context.agent_state["checkpoints"])
             start = Command(resume=_answers(context))
+            for result in _own_results(context):
+                yield result
         graph = self._graph.copy(update={"checkpointer": saver})
         config: Any = {
             "configurable": {"thread_id": str(context.run_id), "agentsite": context},
@@ -54,9 +56,12 @@ class LangGraphAgent:
         async for mode, data in graph.astream(start, config, stream_mode=["messages", "updates"]):
             async for event in reader.take(mode, data):
                 yield event
-        if reader.interrupts:
-            state = {"checkpoints": _dump(saver), "questions": [question.as_json() for question in reader.questions]}
-            yield ApprovalRequired(tuple(call for question in reader.questions for call in question.calls), state)
+        if questions := reader.questions():
+            state = {"checkpoints": _dump(saver), "questions": [question.as_json() for question in questions]}
+            yield ApprovalRequired(tuple(call for question in questions for call in question.calls), state)
+
+
+_OWN = "interrupt-"  # begins the ids of calls that stand for a question alone: no tool will answer them
 
 
 class _Question:
@@ -82,14 +87,14 @@ class _Reader:
         self._context = context
         self._told = {message.tool_call_id for message in context.messages if message.tool_call_id}
         self._calls: dict[str, ToolCall] = {call.id: call for call in context.pending}
-        self.interrupts: list[Interrupt] = []
+        self._interrupts: list[Interrupt] = []
 
     async def take(self, mode: str, data: Any) -> AsyncIterator[AgentEvent]:
         if mode == "messages":
             for event in _deltas(data[0]):
                 yield event
             return
-        self.interrupts += data.get("__interrupt__", ())
+        self._interrupts += data.get("__interrupt__", ())
         for update in data.values():
             for message in _messages_of(update):
                 if isinstance(message, AIMessage):
@@ -103,27 +108,28 @@ class _Reader:
                     tool = message.name or self._calls.get(message.tool_call_id, ToolCall("", "")).tool
                     yield ToolResult(message.tool_call_id, tool, message.content, message.status == "error")
 
-    @property
     def questions(self) -> list[_Question]:
-        return [self._question(interrupt) for interrupt in self.interrupts]
+        """What the graph waits for, at its end; to be asked once."""
+        return [self._question(interrupt) for interrupt in self._interrupts]
 
     def _question(self, interrupt: "Interrupt") -> _Question:
         value = interrupt.value if isinstance(interrupt.value, dict) else {"question": interrupt.value}
         if requests := value.get("action_requests"):
-            return _Question(interrupt.id, [self._find(request) for request in requests], is_middleware=True)
+            calls = [self._find(request, f"{interrupt.id}-{number}") for number, request in enumerate(requests, 1)]
+            return _Question(interrupt.id, calls, is_middleware=True)
         call = self._calls.get(value.get("tool_call_id", ""))
         if call is None:
-            call = ToolCall(f"interrupt-{interrupt.id}", str(value.get("tool", "interrupt")), value)
+            call = ToolCall(f"{_OWN}{interrupt.id}", str(value.get("tool", "interrupt")), value)
         return _Question(interrupt.id, [call], is_middleware=False)
 
-    def _find(self, request: dict[str, Any]) -> ToolCall:
+    def _find(self, request: dict[str, Any], place: str) -> ToolCall:
         """The model's call that the middleware asks about: it names no id."""
         args = request.get("args", request.get("arguments", {}))
         for call in reversed(self._calls.values()):
             if call.tool == request["name"] and call.args == args and call.id not in self._told:
                 self._told.add(call.id)
                 return call
-        return ToolCall(f"interrupt-{request['name']}", request["name"], args)
+        return ToolCall(f"{_OWN}{place}", request["name"], args)
 
 
 def _answers(context: RunContext) -> dict[str, Any]:
@@ -134,13 +140,19 @@ def _answers(context: RunContext) -> dict[str, Any]:
         if question["is_middleware"]:
             answers[question["interrupt_id"]] = {"decisions": [_decision(call, each) for call, each in said]}
         else:
-            each = said[0][1]
-            answers[question["interrupt_id"]] = {
-                "approved": each.is_approved,
-                "args": each.args,
-                "reason": each.reason,
-            }
+            answers[question["interrupt_id"]] = _as_answer(said[0][1])
     return answers
+
+
+def _own_results(context: RunContext) -> list[ToolResult]:
+    """The answers to questions that were no tool's call are their results."""
+    calls = [call for question in context.agent_state["questions"] for call in question["calls"]]
+    own = [(call, context.approvals[call["id"]]) for call in calls if call["id"].startswith(_OWN)]
+    return [ToolResult(call["id"], call["tool"], _as_answer(said), not said.is_approved) for call, said in own]
+
+
+def _as_answer(said: Approval) -> dict[str, Any]:
+    return {"approved": said.is_approved, "args": said.args, "reason": said.reason}
 
 
 def _decision(call: dict[str, Any], said: Approval) -> dict[str, Any]:

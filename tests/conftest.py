@@ -28,6 +28,7 @@ def fake(running_fake: FakeOpenAIProcess) -> FakeOpenAIProcess:
 def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     """The whole system, with the demo agent and a model: the fake server. Its tools act in tests.fakes.own_tools."""
     env = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": running_fake.base_url, "OPENAI_API_KEY": "test"}
+    env["SWEEP_SECONDS"] = "1"
     env["MODEL_ENDPOINTS"] = "dead=http://127.0.0.1:9/v1"
     tools = ("send_mail", "produce", "slow")
     env["EXTRA_AGENT_TOOLS"] = ",".join(f"{name}=tests.fakes.own_tools.{name}" for name in tools)

@@ -38,7 +38,7 @@ def test_a_claim_takes_the_next_epoch(session: AgentSession) -> None:
     assert claim is not None
     session.refresh_from_db()
     assert (claim.epoch, session.epoch, claim.attempt) == (1, 1, 1)
-    assert claim.agent.tools == ["calculator", "clock", "search_conversation"]
+    assert claim.agent.tools == ["calculator", "clock", "search_conversation", "save_note"]
 
 
 def test_a_run_is_claimed_once(session: AgentSession) -> None:

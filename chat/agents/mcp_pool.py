@@ -135,7 +135,8 @@ class _Connection:
                 await self._is_over.wait()
         except Exception as failure:
             error = _reason(failure)
-            self._failed_at = time.monotonic()
+            if not opening.done():  # one that was open and is lost may be back at once
+                self._failed_at = time.monotonic()
         finally:
             self._client, self._opening = None, None
             if not opening.done():

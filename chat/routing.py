@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from itertools import combinations
 
 RUNS_QUEUE = "runs"
-MAX_OFFERED = 8  # a worker listens to two to the power of that many queues
 
 
 def queue_for(required: Iterable[str]) -> str:

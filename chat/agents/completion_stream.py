@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from chat.agents.base import ModelError
-from chat.agents.events import MALFORMED, AgentEvent, ModelAnswer, Text, Thought, ToolCall
+from chat.agents.events import AgentEvent, ModelAnswer, Text, Thought, ToolCall, read_arguments
 from sessions_app.services.recording import Usage
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class CompletionReader:
 
     def _call(self, place: int) -> ToolCall:
         call = self._calls[place]
-        return ToolCall(call["id"] or f"call_{place}", call["name"], _arguments(call["arguments"]))
+        return ToolCall(call["id"] or f"call_{place}", call["name"], read_arguments(call["arguments"]))
 
     def finish(self) -> ModelAnswer:
         """The end of the answer; raises ModelError if it broke off before."""
@@ -155,12 +155,3 @@ def _of_parts(parts: list[Any]) -> Iterator[AgentEvent]:
             thinking = part.get("thinking") or ""
             texts = [thinking] if isinstance(thinking, str) else [each.get("text") or "" for each in thinking]
             yield from (Thought(text) for text in texts if text)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    """The arguments as the model wrote them; what is no JSON object goes to the tool's check as such."""
-    try:
-        arguments = orjson.loads(text or "{}")
-    except orjson.JSONDecodeError:
-        return {MALFORMED: text}
-    return arguments if isinstance(arguments, dict) else {MALFORMED: text}

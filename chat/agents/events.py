@@ -3,9 +3,20 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from sessions_app.services.recording import Usage
 
 MALFORMED = "malformed_arguments"  # the one argument of a call whose arguments are no JSON object: their text
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """The arguments as the model wrote them; what is no JSON object goes to the tool's check as such."""
+    try:
+        arguments = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        return {MALFORMED: text}
+    return arguments if isinstance(arguments, dict) else {MALFORMED: text}
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,10 +188,7 @@ def _assistant_message(text: str, calls: tuple[ToolCall, ...]) -> dict[str, Any]
             {
                 "id": call.id,
                 "type": "function",
-                "function": {
-                    "name": call.tool,
-                    "arguments": orjson.dumps(call.args, option=orjson.OPT_SORT_KEYS).decode(),
-                },
+                "function": {"name": call.tool, "arguments": _arguments(call.args)},
             }
             for call in calls
         ]

@@ -6,14 +6,13 @@ from django.conf import settings
 
 from sessions_app.models import Role
 from sessions_app.prompt import PromptMessage
-from sessions_app.token_counting import message_tokens
 
 
-def prompt_budget(system_prompt: str, max_context_tokens: int | None) -> int:
+def prompt_budget(system_tokens: int, max_context_tokens: int | None) -> int:
     """Tokens that the conversation may take; the rest is for the system prompt and for the answer."""
     limit = max_context_tokens or settings.MODEL_CONTEXT_TOKENS
     reserve = min(settings.MODEL_RESERVE_TOKENS, limit // 4)
-    return limit - reserve - message_tokens(system_prompt)
+    return limit - reserve - system_tokens
 
 
 def without_orphans(messages: Sequence[PromptMessage]) -> list[PromptMessage]:

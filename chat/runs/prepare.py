@@ -3,7 +3,6 @@
 Nobody knows which worker will take the run, so each of them prepares; what is not used is counted as wasted.
 """
 
-import logging
 import time
 import uuid
 from dataclasses import dataclass
@@ -17,8 +16,7 @@ from chat.latency import Technique, is_used
 from monitoring.speculation import USED, WASTED, speculation
 from sessions_app.models import AgentSession, AgentType
 from sessions_app.prompt import PromptMessage, prompt_messages
-
-logger = logging.getLogger(__name__)
+from sessions_app.token_counting import message_tokens
 
 KEPT_SECONDS = 60.0
 MAX_KEPT = 200
@@ -46,7 +44,7 @@ class Preparations:
         if session is None:
             return None
         self._forget_old()
-        budget = prompt_budget(session.agent_type.system_prompt, session.agent_type.max_context_tokens)
+        budget = prompt_budget(message_tokens(session.agent_type.system_prompt), session.agent_type.max_context_tokens)
         messages = prompt_messages(session_id, turn=session.next_turn, max_tokens=budget)
         prepared = Prepared(session.epoch, session.next_turn, messages, time.monotonic())
         if self._kept.pop(session_id, None) is not None:

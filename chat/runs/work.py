@@ -28,7 +28,7 @@ class Work:
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         system_tokens = message_tokens(claim.agent.system_prompt)
-        budget = prompt_budget(claim.agent.system_prompt, claim.agent.max_context_tokens)
+        budget = prompt_budget(system_tokens, claim.agent.max_context_tokens)
         found = _read_messages(claim, budget)
         turn = [message for message in found if message.turn == claim.turn]
         self.message = turn[0]

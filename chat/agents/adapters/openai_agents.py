@@ -8,7 +8,16 @@ import orjson
 
 from chat.agents.adapters.common import begin, history_of, require
 from chat.agents.base import RunContext, StepLimitError
-from chat.agents.events import MALFORMED, AgentEvent, ApprovalRequired, ModelAnswer, Text, Thought, ToolCall, ToolResult
+from chat.agents.events import (
+    AgentEvent,
+    ApprovalRequired,
+    ModelAnswer,
+    Text,
+    Thought,
+    ToolCall,
+    ToolResult,
+    read_arguments,
+)
 from sessions_app.services.recording import Usage
 
 try:
@@ -151,14 +160,7 @@ def _items(message: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _call(item: Any) -> ToolCall:
-    text = _field(item, "arguments") or "{}"
-    try:
-        args = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        args = None
-    return ToolCall(
-        _field(item, "call_id"), _field(item, "name"), args if isinstance(args, dict) else {MALFORMED: text}
-    )
+    return ToolCall(_field(item, "call_id"), _field(item, "name"), read_arguments(_field(item, "arguments")))
 
 
 def _field(item: Any, name: str) -> Any:

@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import orjson
 from django.conf import settings
+from django.db import close_old_connections
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from chat.agents.events import ToolCall, ToolResult
@@ -71,10 +72,17 @@ async def _run(tool: Tool | None, call: ToolCall, context: ToolContext) -> Any:
     return await _run_in_thread(tool, args, context)
 
 
+def _call(tool: Tool, args: dict[str, Any], context: ToolContext) -> Any:
+    try:
+        return tool.function(context, **args)
+    finally:
+        close_old_connections()  # if it used the database, this thread's connection goes back to the pool
+
+
 async def _run_in_thread(tool: Tool, args: dict[str, Any], context: ToolContext) -> Any:
     """A thread cannot be stopped: whoever is told that the run was cancelled must know that its tool has ended."""
     loop = asyncio.get_running_loop()
-    running = loop.run_in_executor(_threads(), lambda: tool.function(context, **args))
+    running = loop.run_in_executor(_threads(), partial(_call, tool, args, context))
     try:
         await asyncio.wait({running}, timeout=tool.timeout_seconds)
     except asyncio.CancelledError:

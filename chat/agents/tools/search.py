@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-from django.db import close_old_connections
 from pydantic import Field
 
 from chat.agents.tools.base import ToolContext, ToolError
@@ -20,15 +19,12 @@ def search_conversation(
     """Find earlier messages of this conversation that contain the given words, newest first."""
     if not query.strip():
         raise ToolError("The query is empty.")
-    try:
-        found = queries.search_messages(context.session_id, query, limit=_LIMIT, but_run=context.run_id)
-        return [
-            {
-                "role": message.role,
-                "date": message.created_at.strftime("%Y-%m-%d %H:%M"),
-                "text": message.content[:_SNIPPET_CHARACTERS],
-            }
-            for message in found
-        ]
-    finally:
-        close_old_connections()  # this is a thread of its own: its connection goes back to the pool
+    found = queries.search_messages(context.session_id, query, limit=_LIMIT, but_run=context.run_id)
+    return [
+        {
+            "role": message.role,
+            "date": message.created_at.strftime("%Y-%m-%d %H:%M"),
+            "text": message.content[:_SNIPPET_CHARACTERS],
+        }
+        for message in found
+    ]

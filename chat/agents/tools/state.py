@@ -3,7 +3,6 @@
 import json
 from typing import Annotated, Any
 
-from django.db import close_old_connections
 from pydantic import Field
 
 from chat.agents.tools.base import ToolContext, ToolError
@@ -16,11 +15,8 @@ from sessions_app.services.sessions import append_note, patch_state
 @tool(idempotent=True)
 def read_state(context: ToolContext) -> dict[str, Any]:
     """Read what was noted in this conversation's state: a JSON object."""
-    try:
-        state: dict[str, Any] = AgentSession.objects.values_list("state", flat=True).get(pk=context.session_id)
-        return state
-    finally:
-        close_old_connections()  # this is a thread of its own: its connection goes back to the pool
+    state: dict[str, Any] = AgentSession.objects.values_list("state", flat=True).get(pk=context.session_id)
+    return state
 
 
 @tool(idempotent=True)
@@ -32,17 +28,13 @@ def write_state(context: ToolContext, changes: dict[str, Any]) -> dict[str, Any]
         return patch_state(session=AgentSession.objects.get(pk=context.session_id), changes=changes)
     except AgentsiteError as error:
         raise ToolError(error.message) from None
-    finally:
-        close_old_connections()
 
 
 @tool(needs_approval=True)
 def save_note(context: ToolContext, text: Annotated[str, Field(min_length=1, max_length=2_000)]) -> dict[str, Any]:
     """Keep a note in this conversation's state, under `notes`, once the user has allowed it."""
+    session = AgentSession.objects.get(pk=context.session_id)
     try:
-        session = AgentSession.objects.get(pk=context.session_id)
         return append_note(session=session, text=text.replace("\x00", "\ufffd"))
     except AgentsiteError as error:
         raise ToolError(error.message) from None
-    finally:
-        close_old_connections()

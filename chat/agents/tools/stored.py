@@ -5,7 +5,6 @@ from typing import Any
 
 import orjson
 from django.conf import settings
-from django.db import close_old_connections
 
 from chat.agents.events import ToolResult
 from chat.agents.tools.base import ToolContext, ToolError
@@ -39,10 +38,7 @@ def shorten(result: ToolResult) -> ToolResult:
 @tool(idempotent=True)
 def read_result(context: ToolContext, tool_call_id: str, offset: int = 0) -> dict[str, Any]:
     """Read a tool's result that was too long to be shown: 8,000 characters from `offset` on."""
-    try:
-        text = queries.stored_result(context.session_id, tool_call_id)
-    finally:
-        close_old_connections()  # this is a thread of its own: its connection goes back to the pool
+    text = queries.stored_result(context.session_id, tool_call_id)
     if text is None:
         raise ToolError(f"There is no stored result of {tool_call_id!r} in this conversation.")
     end = max(offset, 0) + _READ_CHARACTERS

@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Each has a PostgreSQL, a Valkey and a running site of its own.
+TEST_PROCESSES ?= 2
 # Variables given on the command line reach the processes.
 export HOST PORT DATA_DIR DEBUG ASGI_SERVER DATABASE_URL REDIS_URL SECRET_KEY PUBLIC_URL AGENT_MODEL OPENAI_API_KEY OPENAI_BASE_URL LOCAL_MODEL
 
@@ -13,7 +15,7 @@ run: $(VENV)/.run-ready $(if $(filter 1,$(LOCAL_MODEL)),$(VENV)/.local-ready)
 	@exec $(BIN)/python manage.py up
 
 test: $(VENV)/.dev-ready $(VENV)/.local-ready lint
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

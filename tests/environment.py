@@ -30,7 +30,8 @@ def pytest_configure(config: pytest.Config) -> None:
     from agentsite.supervisor.postgres import EmbeddedPostgres  # noqa: PLC0415
     from agentsite.supervisor.valkey import EmbeddedValkey  # noqa: PLC0415
 
-    if config.option.collectonly:
+    is_controller = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if config.option.collectonly or is_controller:  # each of pytest-xdist's workers starts its own
         return
     (DIRECTORY / "logs").mkdir()
     _children.append(EmbeddedPostgres(DIRECTORY).start())

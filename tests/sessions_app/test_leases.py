@@ -116,7 +116,7 @@ def test_a_lost_run_that_was_to_be_cancelled_is_cancelled(session: AgentSession)
     assert Run.objects.get().status == RunStatus.CANCELLED
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
 def test_of_many_sweepers_one_recovers_a_run(user: Any) -> None:
     AgentType.objects.get_or_create(name="demo", defaults={"runtime": "demo", "tools": []})
     claim = claimed(create_session(owner=user, agent_type="demo"))

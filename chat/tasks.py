@@ -5,6 +5,7 @@ import uuid
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
+from chat.context.tending import sessions_to_embed, tend_session
 from chat.routing import RUNS_QUEUE
 from chat.runs import dispatch, recover, worker
 
@@ -21,6 +22,20 @@ def recover_runs() -> None:
     recover.dispatch_undispatched()
     recover.recover_lost_runs()
     recover.expire_unanswered_approvals()
+
+
+@shared_task(name=dispatch.TEND_CONTEXT)
+def tend_context(session_id: str) -> None:
+    """Index and summarise what a session's prompts will need; what is too much for one task, another goes on with."""
+    if tend_session(uuid.UUID(session_id)):
+        dispatch.ask_to_tend_context(uuid.UUID(session_id))
+
+
+@shared_task(name="chat.refresh_embeddings")
+def refresh_embeddings() -> None:
+    """Sessions whose vectors another embedder made are embedded anew, a few at a time."""
+    for session_id in sessions_to_embed():
+        dispatch.ask_to_tend_context(session_id)
 
 
 @worker_shutting_down.connect

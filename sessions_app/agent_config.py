@@ -16,7 +16,9 @@ class AgentConfig:
     fallback_models: list[str] = field(default_factory=list)
     model_retries: int = 2
     system_prompt: str = ""
-    context_strategy: str = "sliding_window"
+    context_strategy: str = "combined"
+    context_shares: dict[str, float] = field(default_factory=dict)
+    summary_model: str = ""
     max_context_tokens: int | None = None
     tools: list[str] = field(default_factory=list)
     eager_tools: list[str] = field(default_factory=list)

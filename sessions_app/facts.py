@@ -56,6 +56,20 @@ def failed(run_id: uuid.UUID, code: str, message: str, usage: dict[str, int] | N
     }
 
 
+def summary(summary: Any) -> dict[str, Any]:
+    """A summary stands in the prompt for older turns; `summary` is one of chat.context.summaries."""
+    return {
+        "summary_id": summary.id,
+        "level": summary.level.label,
+        "first_turn": summary.first_turn,
+        "last_turn": summary.last_turn,
+        "message_count": summary.message_count,
+        "tokens_before": summary.tokens_before,
+        "tokens_after": summary.tokens,
+        "text": summary.text,
+    }
+
+
 def usage_of(run: Run) -> dict[str, int]:
     return {
         "input_tokens": run.input_tokens,

@@ -49,6 +49,8 @@ class RunContext:
     pending: tuple[ToolCall, ...] = ()
     approvals: dict[str, Approval] = field(default_factory=dict)
     agent_state: Any = None
+    max_prompt_tokens: int = 0  # 0: nobody has counted
+    prompt_tokens: int = 0  # of the messages, the system prompt and the tools
     ledger: Ledger = field(default_factory=NoLedger)
     take_steering: Callable[[], Awaitable[list[str]]] = _nothing
 

@@ -12,6 +12,7 @@ from chat.agents.base import RunContext, SchemaViolationError, StepLimitError
 from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Text, ToolCall, ToolResult
 from chat.agents.tools.base import ToolContext, ToolError
 from chat.agents.tools.running import ToolRunner
+from chat.context.steps import chat_tokens, shrink
 from chat.latency import Technique, is_used
 from sessions_app.models import Role
 from sessions_app.prompt import PromptMessage
@@ -63,6 +64,7 @@ class _Loop:
     def __init__(self, context: RunContext, messages: list[dict[str, Any]]) -> None:
         self._context = context
         self._messages = messages
+        self._counted, self._tokens = len(messages), context.prompt_tokens
         turn = [message for message in context.messages if message.turn == context.messages[-1].turn]
         self._steps = sum(message.role == Role.ASSISTANT for message in turn)
         self._call_ids = {call["id"] for message in turn for call in message.tool_calls}
@@ -83,6 +85,7 @@ class _Loop:
     async def ask(self, model: Model) -> AsyncIterator[AgentEvent]:
         """One answer of the model, as it comes; at its end it is part of the conversation."""
         self._steps += 1
+        self._fit()
         parts, self.calls = [], ()
         async for event in model.answer(self._context, self._messages):
             if isinstance(event, Text):
@@ -96,6 +99,17 @@ class _Loop:
             yield event
         self.text = "".join(parts)
         self._messages.append(_assistant_message(self.text, self.calls))
+
+    def _fit(self) -> None:
+        """What the steps have added must not outgrow the model's context."""
+        limit = self._context.max_prompt_tokens
+        if not limit or self._counted == len(self._messages):
+            return
+        self._tokens += sum(chat_tokens(message) for message in self._messages[self._counted :])
+        if self._tokens > limit:
+            self._messages, saved = shrink(self._messages, self._tokens - limit)
+            self._tokens -= saved
+        self._counted = len(self._messages)
 
     def _with_unique_ids(self, answer: ModelAnswer) -> ModelAnswer:
         calls = []
@@ -162,7 +176,8 @@ def as_chat_messages(
     those whose results are still to come."""
     awaited = {call.id for call in but}
     chat: list[dict[str, Any]] = [{"role": "system", "content": system_prompt}] if system_prompt else []
-    results = {message.tool_call_id: message for message in messages if message.role == Role.TOOL}
+    # Models number their calls anew in each answer: a call's result is one of its own turn.
+    results = {(message.turn, message.tool_call_id): message for message in messages if message.role == Role.TOOL}
     for message in messages:
         if message.role == Role.TOOL:
             continue  # stands behind its call
@@ -173,7 +188,7 @@ def as_chat_messages(
         if message.content or calls:
             chat.append(_assistant_message(message.content, calls))
         for call in calls:
-            found = results.get(call.id)
+            found = results.get((message.turn, call.id))
             if found is None and call.id in awaited:
                 continue
             content = found.content if found else _NO_RESULT

@@ -16,6 +16,7 @@ from sessions_app.signals import run_ready
 logger = logging.getLogger(__name__)
 
 EXECUTE_RUN = "chat.execute_run"  # the task's name; its code is the worker's
+TEND_CONTEXT = "chat.tend_context"
 
 
 def dispatch(run_id: uuid.UUID, *, required: Sequence[str] | None = None) -> None:
@@ -39,6 +40,14 @@ def dispatch_ready(sender: object, run_id: uuid.UUID, **kwargs: object) -> None:
 
 def _send(run_id: uuid.UUID, queue: str, *, retry: bool) -> None:
     current_app.send_task(EXECUTE_RUN, args=[str(run_id)], queue=queue, ignore_result=True, retry=retry)
+
+
+def ask_to_tend_context(session_id: uuid.UUID) -> None:
+    """Have a session's index and summaries brought up to date. If the broker does not take it, its next turn asks."""
+    try:
+        current_app.send_task(TEND_CONTEXT, args=[str(session_id)], ignore_result=True, retry=False)
+    except (OperationalError, OSError) as error:
+        logger.warning("The context of session %s is not tended now: %s", session_id, error)
 
 
 def _send_again(run_id: uuid.UUID, queue: str) -> None:

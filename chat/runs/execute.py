@@ -11,6 +11,7 @@ from django.utils import timezone
 from chat.agents.base import RunTimeoutError
 from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Status, ToolCall
 from chat.agents.registry import agent_for, find_tools
+from chat.context.prepared import PreparedContext
 from chat.runs.persistence import Persistence
 from chat.runs.recorder import Recorder
 from chat.runs.work import Work
@@ -46,6 +47,7 @@ class Execution:
         self.is_steered = False
         self.is_finishing = False
         self.is_given_back = False
+        self.is_context_needed = False  # the conversation is about to outgrow its room
         self.aftermath: Aftermath | None = None  # known at the end
         self._is_owed = False  # an answer without tools: on record when more follows, else with the end
         self._work = work
@@ -56,7 +58,6 @@ class Execution:
             work.claim,
             stream,
             next_position=work.next_position,
-            prompt_tokens=work.prompt_tokens,
             open_calls=work.places,
         )
 
@@ -108,7 +109,9 @@ class Execution:
         results = await self._settle_what_was_open()
         config = self.claim.agent
         self._recorder.tools = tools = await find_tools(config, self._tell_status)
-        context = self._work.context(self, tools, self.take_steering, results)
+        prepared = await self._database.prepare(lambda: self._work.prepare(tools))
+        await self._tell_of(prepared)
+        context = self._work.context(prepared, self, tools, self.take_steering, results)
         agent = agent_for(config.runtime)
         async with self._time_limit(), _closing(agent.stream(context)) as events:
             async for event in events:
@@ -121,6 +124,15 @@ class Execution:
                     self._leave_if_asked(event)
                 elif isinstance(event, ModelAnswer):
                     self._is_owed = True
+
+    async def _tell_of(self, prepared: PreparedContext) -> None:
+        """Account for the prompt; the clients are told of summaries that stand in it for the first time."""
+        self._recorder.prompt_tokens = prepared.tokens
+        self.is_context_needed = prepared.is_context_needed
+        if new := [summary for summary in prepared.chosen.summaries if not summary.is_told]:
+            for summary in new:
+                self._recorder.tell("summary", facts.summary(summary))
+            await self._database.mark_told([summary.id for summary in new])
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:

@@ -16,7 +16,7 @@ from psycopg_pool import PoolTimeout
 from chat.stream.writer import RunStream
 from sessions_app.errors import StaleEpochError
 from sessions_app.models import Run, RunStatus
-from sessions_app.services import claiming, effects, recording, steering, telling
+from sessions_app.services import claiming, effects, recording, steering, summaries, telling
 from sessions_app.services.claiming import Claim
 from sessions_app.services.recording import Aftermath, NewEvent, Step
 from sessions_app.services.steering import Absorbed
@@ -37,6 +37,7 @@ _give_back = in_database_thread(claiming.give_back)
 _start_calls = in_database_thread(effects.start_calls)
 _absorb_steering = in_database_thread(steering.absorb_steering)
 _record_told = in_database_thread(telling.record_told)
+_mark_told = in_database_thread(summaries.mark_told)
 
 
 @in_database_thread
@@ -70,6 +71,13 @@ class Persistence:
     async def record_told(self, events: list[NewEvent]) -> None:
         claim = self._claim
         await self._write(lambda: _record_told(session_id=claim.session_id, epoch=claim.epoch, events=events))
+
+    async def mark_told(self, summary_ids: list[int]) -> None:
+        await self._write(lambda: _mark_told(summary_ids=summary_ids))
+
+    async def prepare(self, prepare: Callable[[], Awaitable[R]]) -> R:
+        """What reads the database before the agent begins."""
+        return await self._write(prepare)
 
     async def give_back(self) -> bool:
         return await self._write(lambda: _give_back(claim=self._claim))

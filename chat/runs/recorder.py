@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -40,13 +40,12 @@ class Recorder:
         stream: RunStream,
         *,
         next_position: int,
-        prompt_tokens: int,
         open_calls: dict[str, int],
     ) -> None:
         self._claim = claim
         self._stream = stream
         self.next_position = next_position
-        self._prompt_tokens = prompt_tokens
+        self.prompt_tokens = 0  # of the next model call, as counted here
         self.tools: dict[str, Tool] = {}  # the agent's, as soon as they are known
         self._step = Step()
         self._blocks: list[_Block] = []
@@ -234,7 +233,7 @@ class Recorder:
             stored_result=_without_nul(result.stored),
         )
         self._step.messages.append(message)
-        self._prompt_tokens += message.token_count
+        self.prompt_tokens += message.token_count
 
     def _end_text(self) -> None:
         thought, content = self._close_blocks()
@@ -243,11 +242,12 @@ class Recorder:
     def _estimate(self, thought: str, content: str, calls: tuple[ToolCall, ...]) -> Usage:
         texts = (thought, content, *(_call_text(call) for call in calls))
         output = sum(count_tokens(text) for text in texts if text)
-        return Usage(input_tokens=self._prompt_tokens, output_tokens=output, is_estimated=True)
+        return Usage(input_tokens=self.prompt_tokens, output_tokens=output, is_estimated=True)
 
     def _add_usage(self, usage: Usage) -> None:
+        usage = replace(usage, counted_tokens=self.prompt_tokens)
         self._step.usage.append(usage)
-        self._prompt_tokens += usage.output_tokens
+        self.prompt_tokens += usage.output_tokens
         for name in self.usage:
             self.usage[name] += getattr(usage, name)
 

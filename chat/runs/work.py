@@ -2,19 +2,23 @@
 
 from typing import Any
 
+from django.conf import settings
+
 from chat.agents.base import Approval, RunContext
 from chat.agents.events import ToolCall, ToolResult
 from chat.agents.tools.base import Ledger, Tool
-from chat.context.window import prompt_budget, without_orphans
+from chat.context.budget import Budget, budget_of
+from chat.context.calibration import ratio_of
+from chat.context.prepared import PreparedContext
+from chat.context.preparing import Question, prepare
 from chat.runs.prepare import preparations
 from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
 from sessions_app.models.tool_call import APPROVAL_DECISIONS
-from sessions_app.prompt import PromptMessage, prompt_messages
+from sessions_app.prompt import Newest, PromptMessage, newest_messages
 from sessions_app.services.claiming import Claim
 from sessions_app.services.effects import OpenCall, take_over_calls
-from sessions_app.token_counting import message_tokens
 
 OUTCOME_UNKNOWN = (
     "The outcome is unknown: the worker was lost while this tool was at work. It may or may not have taken effect; "
@@ -27,19 +31,26 @@ class Work:
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
-        system_tokens = message_tokens(claim.agent.system_prompt)
-        budget = prompt_budget(system_tokens, claim.agent.max_context_tokens)
-        found = _read_messages(claim, budget)
-        turn = [message for message in found if message.turn == claim.turn]
+        self._ratio = ratio_of(claim.agent.model or settings.AGENT_MODEL)
+        self._newest = _read_messages(claim, budget_of(claim.agent, ratio=self._ratio).room)
+        turn = [message for message in self._newest.messages if message.turn == claim.turn]
         self.message = turn[0]
-        self.messages = without_orphans(found)
-        self.prompt_tokens = system_tokens + sum(message.token_count for message in self.messages)
         self.places = _places_of_open_calls(turn)
         self.next_position = max([turn[-1].position, *self.places.values()]) + 1
         self.open_calls: dict[str, OpenCall] = {}
         if self.places:
             self.open_calls = {call.call_id: call for call in take_over_calls(claim=claim)}
         self.newest_fact: Cursor | None = facts.newest_of(claim.run_id) if claim.is_resumed else None
+
+    async def prepare(self, tools: dict[str, Tool]) -> PreparedContext:
+        """What the model is sent; raises ContextTooSmallError."""
+        claim = self.claim
+        budget = self.budget(tools)
+        return await prepare(Question(claim.session_id, claim.turn, claim.agent, self._newest), budget)
+
+    def budget(self, tools: dict[str, Tool]) -> Budget:
+        tool_tokens = sum(tool.token_count for tool in tools.values())
+        return budget_of(self.claim.agent, tool_tokens=tool_tokens, ratio=self._ratio)
 
     def calls_to_settle(self) -> list[ToolCall]:
         """Calls of which a person has to say what became of them, before the run can go on."""
@@ -61,7 +72,12 @@ class Work:
         return ToolResult(call.call_id, call.tool, OUTCOME_UNKNOWN, is_error=True)
 
     def context(
-        self, ledger: Ledger, tools: dict[str, Tool], take_steering: Any, results: list[PromptMessage]
+        self,
+        prepared: PreparedContext,
+        ledger: Ledger,
+        tools: dict[str, Tool],
+        take_steering: Any,
+        results: list[PromptMessage],
     ) -> RunContext:
         """`results` are those that were known at the beginning."""
         answered = {message.tool_call_id for message in results}
@@ -71,7 +87,9 @@ class Work:
             session_id=self.claim.session_id,
             agent=self.claim.agent,
             message=self.message.content,
-            messages=[*self.messages, *results],
+            messages=[*prepared.messages, *results],
+            max_prompt_tokens=prepared.budget.limit - prepared.budget.reserve,
+            prompt_tokens=prepared.tokens,
             tools=tools,
             state=self.claim.state,
             pending=tuple(_as_call(call) for call in pending),
@@ -86,22 +104,16 @@ class Work:
         )
 
 
-def _read_messages(claim: Claim, max_tokens: int) -> list[PromptMessage]:
+def _read_messages(claim: Claim, max_tokens: int) -> Newest:
     """The conversation up to this turn; what was read while the user typed is not read again."""
     prepared = preparations.take(claim.session_id, epoch=claim.epoch, turn=claim.turn)
     if prepared is None:
-        return prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
-    own = prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens, first_turn=claim.turn)
-    if {message.id for message in own} & {message.id for message in prepared}:  # a turn that is tried again
-        return prompt_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
-    used = sum(message.token_count for message in own)
-    kept: list[PromptMessage] = []
-    for message in reversed(prepared):
-        used += message.token_count
-        if used > max_tokens:
-            break
-        kept.append(message)
-    return [*reversed(kept), *own]
+        return newest_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
+    own = newest_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens, first_turn=claim.turn).messages
+    prepared.count_draft(own[0].content)
+    if {message.id for message in own} & {message.id for message in prepared.newest.messages}:  # tried again
+        return newest_messages(claim.session_id, turn=claim.turn, max_tokens=max_tokens)
+    return Newest([*prepared.newest.messages, *own], prepared.newest.is_all)
 
 
 def _as_call(call: OpenCall) -> ToolCall:

@@ -17,7 +17,8 @@ from django.conf import settings
 from django.db import close_old_connections
 
 from chat.agents.mcp_pool import mcp_pool
-from chat.runs.dispatch import dispatch
+from chat.context.embedding import embed_query
+from chat.runs.dispatch import ask_to_tend_context, dispatch
 from chat.runs.execute import Execution
 from chat.runs.hints import WORKERS
 from chat.runs.persistence import DATABASE_DOWN
@@ -45,6 +46,7 @@ CLAIMING_THREADS = 3
 _untold_runs = in_database_thread(cancelling.untold_runs)
 _tell_without_worker = in_database_thread(cancelling.tell_without_worker)
 _dispatch = in_database_thread(dispatch)
+_tend_context = in_database_thread(ask_to_tend_context)
 _renew_leases = in_database_thread(claiming.renew_leases)
 _prepare = in_database_thread(preparations.prepare)
 _endpoints_in_use = in_database_thread(endpoints_in_use)
@@ -133,6 +135,8 @@ class WorkerHost:
             await asyncio.wait_for(stream.is_flushed.wait(), FLUSH_TIMEOUT_SECONDS)
         except TimeoutError:
             logger.warning("Run %s: its last events wait for Redis", claim.run_id)
+        if execution.is_context_needed:
+            await _tend_context(claim.session_id)
         if execution.aftermath:
             await self._clear_up(claim.session_id, execution.aftermath)
 
@@ -204,8 +208,8 @@ class WorkerHost:
     async def _follow(self, hint: dict[str, Any]) -> None:
         try:
             if hint["type"] == "prepare":
-                endpoint = await _prepare(uuid.UUID(hint["session_id"]))
-                await warm_up_endpoints([endpoint] if endpoint else [])
+                endpoint, draft = await _prepare(uuid.UUID(hint["session_id"]), hint.get("draft", ""))
+                await asyncio.gather(warm_up_endpoints([endpoint] if endpoint else []), embed_query(draft))
                 return
             await self._attend(uuid.UUID(hint["session_id"]), is_steered=hint["type"] == "steer")
         except DATABASE_DOWN as error:

@@ -10,12 +10,13 @@ from sessions_app.models.agent_type import (
 )
 from sessions_app.models.event import Event
 from sessions_app.models.mcp_server import McpServer, McpTransport
+from sessions_app.models.memory import IndexEntry, Summary, SummaryLevel
 from sessions_app.models.message import Message, Role
 from sessions_app.models.run import Run, RunStatus
 from sessions_app.models.session import AgentSession
 from sessions_app.models.token import ApiToken, LoginLink
 from sessions_app.models.tool_call import Decision, ToolCall, ToolCallDecision, ToolCallStatus
-from sessions_app.models.usage import UsageRecord
+from sessions_app.models.usage import UsagePurpose, UsageRecord
 
 __all__ = [
     "AgentSession",
@@ -26,6 +27,7 @@ __all__ = [
     "ContextStrategy",
     "Decision",
     "Event",
+    "IndexEntry",
     "LoginLink",
     "McpServer",
     "McpTransport",
@@ -36,9 +38,12 @@ __all__ = [
     "RoutingStrategy",
     "Run",
     "RunStatus",
+    "Summary",
+    "SummaryLevel",
     "ToolCall",
     "ToolCallDecision",
     "ToolCallStatus",
     "UnknownOutcome",
+    "UsagePurpose",
     "UsageRecord",
 ]

@@ -28,7 +28,12 @@ class UnknownOutcome(models.TextChoices):
 class ContextStrategy(models.TextChoices):
     """What of a long conversation the model is shown."""
 
+    COMBINED = "combined", "combined: the newest, a summary, and what fits the question"
     SLIDING_WINDOW = "sliding_window", "sliding window: the newest messages that fit"
+    SUMMARIZATION = "summarization", "summarization: a summary of what no longer fits"
+    IMPORTANCE = "importance", "importance: decisions, facts, questions and used results"
+    HIERARCHICAL = "hierarchical", "hierarchical: summaries of turns, of days, of the session"
+    RETRIEVAL = "retrieval", "retrieval: what fits the question"
 
 
 class RoutingStrategy(models.TextChoices):
@@ -78,7 +83,18 @@ class AgentType(models.Model):
         help_text="How often a failing model is asked again, before its first token.",
     )
     system_prompt = models.TextField(blank=True)
-    context_strategy = models.CharField(max_length=30, choices=ContextStrategy, default=ContextStrategy.SLIDING_WINDOW)
+    context_strategy = models.CharField(max_length=30, choices=ContextStrategy, default=ContextStrategy.COMBINED)
+    context_shares = models.JSONField(
+        default=dict,
+        blank=True,
+        help_text="Instead of the strategy's own mixture: strategies and their parts of the room, such as "
+        '{"sliding_window": 0.5, "retrieval": 0.5}.',
+    )
+    summary_model = models.CharField(
+        max_length=200,
+        blank=True,
+        help_text="Which writes the summaries. Empty: the setting SUMMARY_MODEL; `extractive` needs no model.",
+    )
     max_context_tokens = models.PositiveIntegerField(
         null=True,
         blank=True,

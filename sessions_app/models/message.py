@@ -30,6 +30,7 @@ class Message(models.Model):
     is_partial = models.BooleanField(default=False, help_text="An answer that was stopped or broke off.")
     duration_ms = models.PositiveIntegerField(null=True, blank=True)
     token_count = models.PositiveIntegerField(default=0, help_text="Of what the model is sent for it.")
+    is_pinned = models.BooleanField(default=False, db_default=False, help_text="Always part of the prompt, as it is.")
     created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
@@ -37,6 +38,9 @@ class Message(models.Model):
         constraints = [
             # Order of the history, its page index, and a second fence against two writers.
             models.UniqueConstraint(fields=["session", "turn", "position"], name="message_place_once"),
+        ]
+        indexes = [
+            models.Index(fields=["session", "turn"], condition=models.Q(is_pinned=True), name="message_pinned"),
         ]
 
     def __str__(self) -> str:

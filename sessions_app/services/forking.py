@@ -12,7 +12,7 @@ from django.utils import timezone
 from sessions_app.access import get_live_session
 from sessions_app.cursor import Cursor, end_of
 from sessions_app.errors import MessageNotFoundError, QueueFullError, RunNotRetryableError
-from sessions_app.models import AgentSession, Message, Run, RunStatus, ToolCall
+from sessions_app.models import AgentSession, IndexEntry, Message, Run, RunStatus, ToolCall
 from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.accepting import AcceptedTurn
 
@@ -90,6 +90,7 @@ def retry_run(*, user: Any, run: Run) -> AcceptedTurn:
     is_busy = Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).exists()
     retry = Run.objects.create(session=session, turn=session.next_turn, retry_of=run, dispatched_at=timezone.now())
     messages.filter(is_partial=True).delete()
+    IndexEntry.objects.filter(message__in=messages).delete()  # their place is another now
     messages.update(turn=retry.turn, run=retry)
     ToolCall.objects.filter(run=run).update(run=retry)
     AgentSession.objects.filter(pk=session.pk).update(

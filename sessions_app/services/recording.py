@@ -62,6 +62,7 @@ class Usage:
     reasoning_tokens: int = 0
     model: str = ""
     is_estimated: bool = False
+    counted_tokens: int = 0  # our own count of the input, beside the provider's
 
 
 @dataclass(frozen=True)
@@ -137,10 +138,11 @@ WITH held AS (
 ), usage AS (
     INSERT INTO sessions_app_usagerecord (
         session_id, owner_id, agent_type_id, run_id, created_at, model, input_tokens, output_tokens,
-        cached_tokens, reasoning_tokens, is_estimated)
+        cached_tokens, reasoning_tokens, is_estimated, counted_tokens)
     SELECT held.id, held.owner_id, held.agent_type_id, %(run_id)s, clock_timestamp(), new.*
     FROM held, jsonb_to_recordset(%(usage)s) AS new(
-        model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool)
+        model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool,
+        counted_tokens int)
 )/* ledger */
 SELECT (
     SELECT next.id FROM sessions_app_run next

@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from sessions_app.models import AgentSession, Message, Run
-from sessions_app.prompt import prompt_messages
+from sessions_app.prompt import newest_messages
 from sessions_app.services.sessions import create_session
 
 pytestmark = pytest.mark.django_db
@@ -77,7 +77,7 @@ def test_a_page_of_ten_thousand_messages_reads_a_page(api: APIClient, user: Any)
 def test_a_prompt_of_ten_thousand_messages_reads_what_fits(user: Any) -> None:
     session = make_history(user, 5_000)
     with CaptureQueriesContext(connection) as captured:
-        messages = prompt_messages(session.pk, turn=5_000, max_tokens=1_000)
+        messages = newest_messages(session.pk, turn=5_000, max_tokens=1_000).messages
     assert [message.content for message in messages][-2:] == ["5000 user", "5000 assistant"]
     assert sum(message.token_count for message in messages) == 1_000
     assert len(captured) == 3

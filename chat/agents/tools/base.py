@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from chat.agents.events import MALFORMED, ToolCall
+from sessions_app.token_counting import message_tokens
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ class Tool:
             place = ".".join(str(part) for part in error.absolute_path)
             raise ToolError(f"The arguments do not fit: {place + ': ' if place else ''}{error.message[:500]}")
         return args
+
+    @cached_property
+    def token_count(self) -> int:
+        """Of its description in a prompt."""
+        return message_tokens(self.name, self.description, orjson.dumps(self.parameters).decode())
 
     @cached_property
     def _validator(self) -> Draft202012Validator:

@@ -1,0 +1,232 @@
+"""Reads of what is kept beside the messages: pinned ones, search hits, important ones, summaries.
+
+Each reads a bounded number of rows, but for the search, which looks at the index entries of one session: exact, and
+fast enough for some ten thousands (docs/decisions/0017-context.md).
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import connection
+
+from sessions_app.models import Message, Summary
+from sessions_app.prompt import PROMPT_COLUMNS, PromptMessage, as_prompt_messages
+from sessions_app.search_text import searchable
+
+MAX_TERMS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """An index entry, best first among its kind."""
+
+    ordinal: int
+    score: float
+
+
+_TERMS = """
+SELECT '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || ''''
+FROM unnest(to_tsvector(%s::regconfig, %s)) LIMIT %s
+"""
+
+# One look at each entry of the session: rare words count more, as in BM25, and long messages less. How often a word
+# stands in one message is not counted; of messages that says little.
+_BY_WORDS = """
+WITH entry AS MATERIALIZED (
+    SELECT ordinal, word_count, {matches} FROM sessions_app_indexentry
+    WHERE session_id = %(session_id)s AND turn < %(turn)s AND lexemes @@ %(any)s::tsquery
+), whole AS (
+    SELECT max(ordinal)::float8 AS entries FROM sessions_app_indexentry WHERE session_id = %(session_id)s
+), weight AS (
+    SELECT {weights}, avg(word_count) AS words FROM entry, whole GROUP BY entries
+)
+SELECT ordinal, ({score}) / sqrt(0.5 + 0.5 * word_count / words) AS score
+FROM entry, weight ORDER BY score DESC, ordinal DESC LIMIT %(limit)s
+"""
+
+
+def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -> list[Hit]:
+    """The entries before a turn that share words with the query, best first."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TERMS, [settings.SEARCH_LANGUAGE, searchable(query), MAX_TERMS])
+        terms = [row[0] for row in cursor.fetchall()]
+        if not terms:
+            return []
+        numbers = range(len(terms))
+        found = "count(*) FILTER (WHERE t{0})"
+        weight = f"ln(1 + greatest(entries - {found} + 0.5, 0.5) / ({found} + 0.5)) AS w{{0}}"
+        statement = _BY_WORDS.format(
+            matches=", ".join(f"lexemes @@ %(term{number})s::tsquery AS t{number}" for number in numbers),
+            weights=", ".join(weight.format(number) for number in numbers),
+            score=" + ".join(f"CASE WHEN t{number} THEN w{number} ELSE 0 END" for number in numbers),
+        )
+        values: dict[str, Any] = {"session_id": session_id, "turn": turn, "limit": limit, "any": " | ".join(terms)}
+        cursor.execute(statement, values | {f"term{number}": term for number, term in enumerate(terms)})
+        return [Hit(ordinal, score) for ordinal, score in cursor.fetchall()]
+
+
+_SIMILAR = """
+SELECT ordinal, -(embedding <#> %(vector)s::halfvec) FROM sessions_app_indexentry
+WHERE session_id = %(session_id)s AND turn < %(turn)s AND embedding_model = %(model)s
+ORDER BY embedding <#> %(vector)s::halfvec LIMIT %(limit)s
+"""
+
+
+def find_by_meaning(session_id: uuid.UUID, vector: Sequence[float], *, model: str, turn: int, limit: int) -> list[Hit]:
+    """The entries before a turn whose vectors, by the same model, are nearest to this one."""
+    text = "[" + ",".join(map(str, vector)) + "]"
+    values: dict[str, Any] = {"vector": text, "session_id": session_id, "turn": turn, "model": model, "limit": limit}
+    with connection.cursor() as cursor:
+        cursor.execute(_SIMILAR, values)
+        return [Hit(ordinal, score) for ordinal, score in cursor.fetchall()]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An index entry's messages: one, or a tool call with its results."""
+
+    ordinal: int
+    importance: float
+    messages: tuple[PromptMessage, ...]
+
+    @property
+    def token_count(self) -> int:
+        return sum(message.token_count for message in self.messages)
+
+
+# LATERAL: a place in the index for each entry, never the whole session.
+_ENTRIES = f"""
+SELECT e.ordinal, e.importance, {", ".join(f"m.{name}" for name in PROMPT_COLUMNS)}
+FROM sessions_app_indexentry e CROSS JOIN LATERAL (
+    SELECT * FROM sessions_app_message m
+    WHERE m.session_id = e.session_id AND m.turn = e.turn AND m.position BETWEEN e.position AND e.last_position
+    OFFSET 0
+) m
+WHERE e.session_id = %(session_id)s AND """  # noqa: S608 (the columns are our own)
+_ORDER = " ORDER BY e.ordinal, m.position"
+
+
+def entries_at(session_id: uuid.UUID, ordinals: Sequence[int], *, turn: int) -> list[Entry]:
+    """The entries of these places before a turn, in their order."""
+    return _entries(
+        "e.turn < %(turn)s AND e.ordinal = ANY(%(ordinals)s)",
+        {"session_id": session_id, "turn": turn, "ordinals": list(ordinals)},
+    )
+
+
+def important_entries(session_id: uuid.UUID, *, turn: int, limit: int) -> list[Entry]:
+    """The entries before a turn that score highest, in their order."""
+    return _entries(
+        """e.turn < %(turn)s AND e.ordinal IN (
+            SELECT ordinal FROM sessions_app_indexentry
+            WHERE session_id = %(session_id)s AND turn < %(turn)s ORDER BY importance DESC, ordinal DESC LIMIT %(limit)s
+        )""",
+        {"session_id": session_id, "turn": turn, "limit": limit},
+    )
+
+
+def _entries(condition: str, values: dict[str, Any]) -> list[Entry]:
+    with connection.cursor() as cursor:
+        cursor.execute(_ENTRIES + condition + _ORDER, values)
+        rows = cursor.fetchall()
+    found: dict[int, tuple[float, list[PromptMessage]]] = {}
+    for ordinal, importance, *columns in rows:
+        found.setdefault(ordinal, (importance, []))[1].extend(as_prompt_messages([columns]))
+    return [Entry(ordinal, importance, tuple(messages)) for ordinal, (importance, messages) in found.items()]
+
+
+def pinned_messages(session_id: uuid.UUID, *, turn: int) -> list[PromptMessage]:
+    """The pinned messages before a turn, oldest first; of a tool call and its results all, if one is pinned."""
+    pinned = Message.objects.filter(session_id=session_id, is_pinned=True, turn__lt=turn)
+    places = list(pinned.values_list("id", "turn", "tool_call_id", "tool_calls"))
+    if not places:
+        return []
+    with_tools = [turn for _, turn, call_id, calls in places if call_id or calls]
+    with connection.cursor() as cursor:
+        cursor.execute(_PINNED, {"session_id": session_id, "ids": [each[0] for each in places], "turns": with_tools})
+        return as_prompt_messages(cursor.fetchall())
+
+
+_PINNED = f"""
+SELECT {", ".join(PROMPT_COLUMNS)} FROM sessions_app_message
+WHERE session_id = %(session_id)s AND id = ANY(%(ids)s)
+    OR session_id = %(session_id)s AND turn = ANY(%(turns)s) AND (tool_call_id <> '' OR tool_calls <> '[]')
+ORDER BY turn, position
+"""  # noqa: S608 (the columns are our own)
+
+
+def messages_between(
+    session_id: uuid.UUID, first_turn: int, last_turn: int, *, max_tokens: int | None
+) -> list[PromptMessage]:
+    """The messages of whole turns, oldest first: as many turns as are needed to reach so many tokens, or all."""
+    found: list[PromptMessage] = []
+    used, turn = 0, first_turn - 1
+    while turn < last_turn:
+        with connection.cursor() as cursor:
+            cursor.execute(_OF_TURNS, {"session_id": session_id, "after": turn, "last": last_turn, "turns": _TURNS})
+            page = as_prompt_messages(cursor.fetchall())
+        for message in page:
+            if max_tokens is not None and used >= max_tokens and message.turn != found[-1].turn:
+                return found
+            found.append(message)
+            used += message.token_count
+        if not page:
+            break
+        turn = page[-1].turn
+    return found
+
+
+_TURNS = 20  # read at a time
+_OF_TURNS = f"""
+SELECT {", ".join(PROMPT_COLUMNS)} FROM sessions_app_message
+WHERE session_id = %(session_id)s AND turn IN (
+    SELECT DISTINCT turn FROM sessions_app_message
+    WHERE session_id = %(session_id)s AND turn > %(after)s AND turn <= %(last)s ORDER BY turn LIMIT %(turns)s)
+ORDER BY turn, position
+"""  # noqa: S608 (the columns are our own)
+
+
+def standing_summaries(session_id: uuid.UUID, *, turn: int) -> list[Summary]:
+    """The summaries that stand for turns before this one, by level, oldest first."""
+    found = Summary.objects.filter(session_id=session_id, last_turn__lt=turn, replaced_at=None, reverted_at=None)
+    return list(found.order_by("level", "first_turn"))
+
+
+@dataclass(frozen=True)
+class Volume:
+    """How much was said before a turn."""
+
+    messages: int
+    tokens: int
+    first_at: datetime | None
+
+
+def volume(session_id: uuid.UUID, *, turn: int) -> Volume:
+    """Counts all messages before a turn: for people who look, not for turns."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*), COALESCE(sum(token_count), 0), min(created_at) FROM sessions_app_message "
+            "WHERE session_id = %s AND turn < %s",
+            [session_id, turn],
+        )
+        return Volume(*cursor.fetchone())
+
+
+def input_ratio(model: str, *, records: int) -> float | None:
+    """The provider's count of input tokens to ours over a model's newest calls; None if there are fewer."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT count(*), sum(input_tokens)::float8 / sum(counted_tokens) FROM (
+                SELECT input_tokens, counted_tokens FROM sessions_app_usagerecord
+                WHERE model = %s AND NOT is_estimated AND counted_tokens > 0 ORDER BY id DESC LIMIT %s
+            ) newest
+            """,
+            [model, records],
+        )
+        count, ratio = cursor.fetchone()
+    return ratio if count >= records else None

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from chat.answers import Answer, wait_for_answer
+from chat.context.inspecting import inspect_context
 from chat.runs.cancel import Cancellation, cancel, wait_until_cancelled
 from chat.runs.start import TurnOptions, retry, start_turn
 from chat.serializers import (
@@ -22,12 +23,14 @@ from chat.serializers import (
     CancelRequestSerializer,
     CancelSerializer,
     ChatRequestSerializer,
+    ContextSerializer,
     RetryRequestSerializer,
 )
 from chat.watching import ResumedRun, Watching, resume_run, watch_session
 from sessions_app import queries
+from sessions_app.access import get_session
 from sessions_app.api.serializers import ErrorSerializer
-from sessions_app.errors import CrossOriginError
+from sessions_app.errors import CrossOriginError, InvalidRequestError
 from sessions_app.models import OnBusy
 from sessions_app.services.accepting import AcceptedTurn
 
@@ -241,6 +244,23 @@ class CancelView(StreamView):
 
 def cancel_answer(is_over: bool) -> tuple[dict[str, str], int]:
     return ({"status": "cancelled"}, 200) if is_over else ({"status": "cancelling"}, 202)
+
+
+class ContextView(APIView):
+    """What the model would be sent for a message: its parts, their tokens, why each is in, and what is left out."""
+
+    @extend_schema(
+        operation_id="context",
+        tags=["context"],
+        summary="Look at the context of the next message",
+        parameters=[OpenApiParameter("message", str, description="What would be sent; empty: the context alone.")],
+        responses={200: ContextSerializer, **ERRORS},
+    )
+    def get(self, request: Request, session_id: str) -> Response:
+        message = request.query_params.get("message", "")
+        if "\x00" in message:
+            raise InvalidRequestError("A message cannot contain NUL characters.")
+        return Response(inspect_context(get_session(request.user, session_id), message))
 
 
 class AgentsView(APIView):

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 CLOSE_CODES = {401: 4401, 403: 4403, 404: 4404, 410: 4410, 400: 4400, 503: 4503}
 MAX_FRAME_BYTES = settings.MAX_REQUEST_BYTES
 TYPING_SECONDS = 5.0  # between two preparations, at least
+DRAFT_SECONDS = 1.0  # the same, when the client sends what it would send
+MAX_DRAFT = 4_000  # characters: a longer message is not embedded ahead
 
 
 class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
@@ -106,11 +108,16 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self._send(make_event(None, "settled", settled))
 
     async def _typing(self, frame: dict[str, Any]) -> None:
-        """The user writes a message: let the workers prepare."""
+        """The user writes a message: let the workers prepare. `message` is what stands there so far."""
+        draft = frame.get("message", "")
+        if not isinstance(draft, str):
+            raise InvalidRequestError("`message` is a text.")
         now = time.monotonic()
-        if is_used(Technique.SPECULATION) and now - self._typed_at > TYPING_SECONDS:
+        pause = DRAFT_SECONDS if draft else TYPING_SECONDS
+        if is_used(Technique.SPECULATION) and now - self._typed_at > pause:
             self._typed_at = now
-            await get_channel_layer().group_send(WORKERS, {"type": "prepare", "session_id": str(self._session_id)})
+            hint = {"type": "prepare", "session_id": str(self._session_id), "draft": draft[:MAX_DRAFT]}
+            await get_channel_layer().group_send(WORKERS, hint)
 
     async def _ping(self, frame: dict[str, Any]) -> None:
         await self._send(make_event(None, "pong", {}))

@@ -51,6 +51,7 @@ class Entry:
     note: str = ""
     is_failure: bool = False
     is_retryable: bool = False
+    is_pinned: bool = False
     calls: list[Call] = field(default_factory=list)
 
 
@@ -148,6 +149,7 @@ def _entry(message: Message, run: Run, results: dict[str, Message]) -> Entry:
         role=message.role,
         content=message.content,
         thought=message.thought,
+        is_pinned=message.is_pinned,
         calls=[_call(call, results.get(call["id"])) for call in message.tool_calls],
     )
 

@@ -23,6 +23,35 @@ class ChatRequestSerializer(serializers.Serializer[Any]):
     )
 
 
+class ContextPartSerializer(serializers.Serializer[Any]):
+    part = serializers.ChoiceField(
+        choices=["system", "tools", "pinned", "summary", "recent", "excerpts", "turn"],
+        help_text="In the prompt's order.",
+    )
+    tokens = serializers.IntegerField()
+    why = serializers.CharField()
+    items = serializers.ListField(child=serializers.DictField(), help_text="Messages or summaries.")
+
+
+class LeftOutSerializer(serializers.Serializer[Any]):
+    messages = serializers.IntegerField()
+    tokens = serializers.IntegerField()
+
+
+class ContextSerializer(serializers.Serializer[Any]):
+    strategy = serializers.CharField()
+    shares = serializers.DictField(child=serializers.FloatField())
+    model = serializers.CharField()
+    limit = serializers.IntegerField(help_text="Tokens of prompt and answer, as they are counted here.")
+    reserve = serializers.IntegerField(help_text="Of those, kept free for the answer.")
+    ratio = serializers.FloatField(help_text="The provider's count to ours, by its newest answers.")
+    tokens = serializers.IntegerField(help_text="Of the whole prompt.")
+    is_whole = serializers.BooleanField(help_text="Nothing is left out.")
+    parts = ContextPartSerializer(many=True)
+    left_out = LeftOutSerializer()
+    notes = serializers.ListField(child=serializers.CharField())
+
+
 class RetryRequestSerializer(serializers.Serializer[Any]):
     stream = serializers.BooleanField(default=True)
 

@@ -9,10 +9,13 @@ from django.conf import settings
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 
+from sessions_app.context_budget import context_limit, reserve_of
 from sessions_app.model_names import split_model_name
+from sessions_app.token_counting import message_tokens
 
 _CAPABILITY = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
 MAX_CAPABILITIES = 5
+MIN_CONVERSATION_TOKENS = 200
 
 
 def mistakes_in(agent_type: Any) -> dict[str, list[str]]:
@@ -82,6 +85,37 @@ def _response_schema(agent_type: Any) -> Iterator[str]:
         yield f"This is not a JSON schema: {error.message}"
 
 
+def _context_shares(agent_type: Any) -> Iterator[str]:
+    shares = agent_type.context_shares
+    if not isinstance(shares, dict):
+        yield "This is a JSON object of strategies and numbers."
+        return
+    choices = agent_type._meta.get_field("context_strategy").flatchoices
+    names = [name for name, _ in choices if name != "combined"]
+    for name, share in shares.items():
+        if name not in names:
+            yield f"{name!r} is no strategy with a share: {', '.join(names)}."
+        elif isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            yield f"The share of {name!r} is a number above 0, 1 at most."
+    if sum(share for share in shares.values() if isinstance(share, int | float)) > 1.0001:
+        yield "The shares are more than 1 together."
+
+
+def _max_context_tokens(agent_type: Any) -> Iterator[str]:
+    limit = context_limit(agent_type.max_context_tokens)
+    left = limit - reserve_of(limit) - message_tokens(agent_type.system_prompt or "")
+    if left < MIN_CONVERSATION_TOKENS:
+        yield (
+            f"The system prompt and the reserve for the answer leave {max(left, 0)} of {limit} tokens for the "
+            f"conversation; it needs {MIN_CONVERSATION_TOKENS}."
+        )
+
+
+def _summary_model(agent_type: Any) -> Iterator[str]:
+    if agent_type.summary_model != "extractive":
+        yield from _model_mistakes(agent_type.summary_model)
+
+
 def _capabilities(agent_type: Any) -> Iterator[str]:
     yield from _names(agent_type.required_capabilities)
     words = _texts(agent_type.required_capabilities)
@@ -111,6 +145,9 @@ _CHECKS: tuple[tuple[str, Callable[[Any], Iterator[str]]], ...] = (
     ("runtime", _runtime),
     ("model", _model),
     ("fallback_models", _fallback_models),
+    ("context_shares", _context_shares),
+    ("max_context_tokens", _max_context_tokens),
+    ("summary_model", _summary_model),
     ("tools", _tools),
     ("eager_tools", _eager_tools),
     ("mcp_servers", _mcp_servers),

@@ -122,6 +122,20 @@ class IdempotencyKeyReusedError(AgentsiteError):
     status = 422
 
 
+class PinnedTooLargeError(AgentsiteError):
+    """The pinned messages would take too much of the context."""
+
+    code = "pinned_too_large"
+    status = 409
+
+
+class SummaryNotFoundError(AgentsiteError):
+    """There is no such summary."""
+
+    code = "summary_not_found"
+    status = 404
+
+
 class MessageNotFoundError(AgentsiteError):
     """There is no such message in this session."""
 

@@ -18,7 +18,8 @@ def serving_children(config: Config, env: Mapping[str, str]) -> list[Child]:
     return [
         Child("web", _web(config), logs / "web.log", env, patience_seconds=10.0),
         *(_worker(config, number, logs, env) for number in range(1, config.worker_processes + 1)),
-        Child("background", _background(), logs / "background.log", env),
+        # One thread for its vectors: the streams need the other cores.
+        Child("background", _background(), logs / "background.log", {"EMBEDDING_THREADS": "1", **env}),
         # Not inside the background worker: Celery would fork it off, and a killed worker would leave it behind.
         Child("beat", _beat(config), logs / "beat.log", env),
     ]

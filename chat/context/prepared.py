@@ -77,6 +77,11 @@ class PreparedContext:
         ]
         return [part for part in found if part["tokens"]]
 
+    def shown_tokens(self) -> int:
+        """Of the messages before the running turn that stand in the prompt."""
+        excerpts_ = [excerpt.candidate.entry.token_count for excerpt in self.chosen.all_excerpts]
+        return tokens_of(self.pinned) + tokens_of(self.chosen.recent) + sum(excerpts_)
+
     def shown_ids(self) -> set[int]:
         """The messages that stand in the prompt, cut ones too."""
         shown = [unit.messages for unit in (*self.pinned, *self.chosen.recent, *self.turn)]

@@ -2,16 +2,14 @@
 
 from typing import Any
 
-import orjson
-
 from chat.context.cutting import SHORT, cut
 from sessions_app.token_counting import message_tokens
 
 
 def chat_tokens(message: dict[str, Any]) -> int:
     """Of a message in the form of the chat-completions API."""
-    calls = message.get("tool_calls")
-    return message_tokens(message["content"] or "", orjson.dumps(calls).decode() if calls else "")
+    calls = [call["function"] for call in message.get("tool_calls", ())]
+    return message_tokens(message["content"] or "", *(f"{call['name']} {call['arguments']}" for call in calls))
 
 
 def shrink(messages: list[dict[str, Any]], excess: int) -> tuple[list[dict[str, Any]], int]:

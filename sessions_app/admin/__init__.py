@@ -2,9 +2,9 @@
 
 from django.contrib import admin
 
-from sessions_app.admin import access, agent_types, conversations, tool_calls, usage
+from sessions_app.admin import access, agent_types, conversations, summaries, tool_calls, usage
 
 admin.site.site_header = admin.site.site_title = "Agentsite"
 admin.site.index_title = "Operation"
 
-__all__ = ["access", "agent_types", "conversations", "tool_calls", "usage"]
+__all__ = ["access", "agent_types", "conversations", "summaries", "tool_calls", "usage"]

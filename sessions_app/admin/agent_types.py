@@ -47,6 +47,9 @@ class AgentTypeForm(forms.ModelForm):
     def clean_fallback_models(self) -> list[str]:
         return self._clean_list("fallback_models")
 
+    def clean_context_shares(self) -> dict[str, float]:
+        return self.cleaned_data["context_shares"] or {}
+
     def clean_required_capabilities(self) -> list[str]:
         return self._clean_list("required_capabilities")
 
@@ -64,8 +67,9 @@ class AgentTypeAdmin(admin.ModelAdmin):
     readonly_fields = ("version", "versions_link", "created_at", "updated_at")
     fieldsets = (
         (None, {"fields": ("name", "title", "description", "is_enabled", "version", "versions_link")}),
-        ("Agent", {"fields": ("runtime", "system_prompt", "context_strategy", "response_schema")}),
-        ("Model", {"fields": ("model", "fallback_models", "model_retries", "max_context_tokens", "max_output_tokens")}),
+        ("Agent", {"fields": ("runtime", "system_prompt", "response_schema")}),
+        ("Context", {"fields": ("context_strategy", "context_shares", "max_context_tokens", "summary_model")}),
+        ("Model", {"fields": ("model", "fallback_models", "model_retries", "max_output_tokens")}),
         ("Tools", {"fields": ("tools", "mcp_servers", "max_parallel_tools", "eager_tools")}),
         ("Approvals", {"fields": ("approval_policy", "approval_timeout_seconds", "on_approval_expiry")}),
         ("Runs", {"fields": ("on_busy", "max_steps", "max_run_seconds", "max_attempts", "unknown_outcome")}),

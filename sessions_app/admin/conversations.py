@@ -10,7 +10,7 @@ from django.utils.safestring import SafeString
 
 from sessions_app import queries
 from sessions_app.admin.readonly import ReadOnlyAdmin, list_link
-from sessions_app.models import AgentSession, Event, Message, Run, ToolCall
+from sessions_app.models import AgentSession, Event, Message, Run, Summary, ToolCall
 
 HISTORY_SHOWN = 50
 
@@ -55,7 +55,13 @@ class AgentSessionAdmin(ReadOnlyAdmin):
         return format_html("<table>{}</table>", body)
 
 
-_RECORDS = ((Run, "Runs"), (Message, "Messages"), (Event, "Events"), (ToolCall, "Tool calls"))
+_RECORDS = (
+    (Run, "Runs"),
+    (Message, "Messages"),
+    (Event, "Events"),
+    (Summary, "Summaries"),
+    (ToolCall, "Tool calls"),
+)
 
 
 @admin.register(Run)
@@ -86,7 +92,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     def records(self, run: Run) -> SafeString:
         query = f"run__id__exact={run.pk}"
-        links = [(list_link(model, query, text),) for model, text in _RECORDS[1:]]
+        links = [(list_link(model, query, text),) for model, text in _RECORDS if model not in (Run, Summary)]
         return format_html_join(" · ", "{}", links)
 
 

@@ -103,6 +103,7 @@ class MessageSerializer(serializers.ModelSerializer[Message]):
             "tool_name",
             "is_error",
             "is_partial",
+            "is_pinned",
             "duration_ms",
             "token_count",
             "created_at",

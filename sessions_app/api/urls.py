@@ -1,6 +1,6 @@
 from django.urls import re_path
 
-from sessions_app.api import approvals, views
+from sessions_app.api import approvals, context, views
 
 SESSION = r"^sessions/(?P<session_id>[^/]+)"
 
@@ -11,6 +11,18 @@ urlpatterns = [
     re_path(rf"{SESSION}/fork/?$", views.ForkView.as_view(), name="session-fork"),
     re_path(rf"{SESSION}/state/?$", views.StateView.as_view(), name="session-state"),
     re_path(rf"{SESSION}/history/?$", views.HistoryView.as_view(), name="session-history"),
+    re_path(rf"{SESSION}/messages/(?P<message_id>[^/]+)/?$", context.MessageView.as_view(), name="message"),
+    re_path(rf"{SESSION}/summaries/?$", context.SummariesView.as_view(), name="summaries"),
+    re_path(
+        rf"{SESSION}/summaries/(?P<summary_id>[^/]+)/revert/?$",
+        context.SummaryRevertView.as_view(),
+        name="summary-revert",
+    ),
+    re_path(
+        rf"{SESSION}/summaries/(?P<summary_id>[^/]+)/restore/?$",
+        context.SummaryRestoreView.as_view(),
+        name="summary-restore",
+    ),
     re_path(rf"{SESSION}/runs/?$", views.RunsView.as_view(), name="session-runs"),
     re_path(r"^runs/(?P<run_id>[^/]+)/?$", views.RunView.as_view(), name="run"),
     re_path(

@@ -1,6 +1,6 @@
 // What a person can do with the messages: decide about a tool call, try an answer again, fork the conversation.
 
-import { forkSession, retryRun, settleCall } from "./api.js";
+import { forkSession, pinMessage, retryRun, settleCall } from "./api.js";
 
 // The arguments go along only if the person has changed them.
 function verdictOf(approval, decision) {
@@ -20,6 +20,11 @@ export function watchActions({ onFork, complain }, sessionId) {
     async fork(button, row) {
       const fork = await forkSession(sessionId, Number(row.dataset.message));
       onFork(fork.session_id);
+    },
+    async pin(button, row) {
+      const message = await pinMessage(sessionId, Number(row.dataset.message), !row.classList.contains("pinned"));
+      row.classList.toggle("pinned", message.is_pinned);
+      button.setAttribute("aria-pressed", message.is_pinned);
     },
     async retry(button, row) {
       await retryRun(row.dataset.run);

@@ -29,6 +29,11 @@ export const loadHistory = (id, before) => call("GET", `${sessionsUrl}/${id}/his
 export const readSession = (id) => call("GET", `${sessionsUrl}/${id}`);
 export const forkSession = (id, messageId) => call("POST", `${sessionsUrl}/${id}/fork`, { message_id: messageId });
 export const loadApprovals = (id) => call("GET", `${sessionsUrl}/${id}/approvals`);
+export const readContext = (id, message) =>
+  call("GET", `${sessionsUrl}/${id}/context?message=${encodeURIComponent(message.slice(0, 2000))}`);
+export const revertSummary = (id, summaryId) => call("POST", `${sessionsUrl}/${id}/summaries/${summaryId}/revert`, {});
+export const pinMessage = (id, messageId, isPinned) =>
+  call("PATCH", `${sessionsUrl}/${id}/messages/${messageId}`, { is_pinned: isPinned });
 export const settleCall = (runId, callId, verdict) =>
   call("POST", `${runsUrl}/${runId}/tool_calls/${encodeURIComponent(callId)}/settle`, verdict);
 

@@ -1,6 +1,7 @@
 // The message box: grows with its text, keeps a draft, sends on Enter.
 
 const TYPING_MS = 5000;
+const PAUSE_MS = 600; // after which what stands in the box may be the message
 
 export class Composer {
   constructor(draftKey, { onSend, onStop, onTyping }) {
@@ -34,6 +35,7 @@ export class Composer {
   }
 
   async submit() {
+    clearTimeout(this.pause);
     const text = this.box.value;
     if (!text.trim() || this.isBusy) return;
     this.isBusy = true;
@@ -56,9 +58,11 @@ export class Composer {
   // A hint that a message is on its way, so that the workers prepare; not with every key.
   typed() {
     this.changed();
+    clearTimeout(this.pause);
+    this.pause = setTimeout(() => this.box.value.trim() && this.onTyping(this.box.value), PAUSE_MS);
     if (performance.now() - this.typedAt < TYPING_MS) return;
     this.typedAt = performance.now();
-    this.onTyping();
+    this.onTyping("");
   }
 
   changed() {

@@ -305,6 +305,17 @@ export class Conversation {
     this.announce("A tool call waits for your decision.");
   }
 
+  // From now on older turns stand in the prompt by their summary; here they stay.
+  on_summary({ summary_id, first_turn, last_turn, tokens_before, tokens_after, text }) {
+    if (list.querySelector(`[data-summary="${CSS.escape(String(summary_id))}"]`)) return;
+    const row = clone("t-summary");
+    row.dataset.summary = summary_id;
+    row.querySelector("summary").textContent =
+      `The agent now reads a summary of turns ${first_turn} to ${last_turn} (${tokens_before} → ${tokens_after} tokens).`;
+    row.querySelector(".summary-text").textContent = text;
+    this.step.row ? this.step.row.before(row) : list.append(row);
+  }
+
   toolCard(run, id, name, args) {
     const found = findTool(run, id);
     if (found) return found;
@@ -410,6 +421,8 @@ function historyRows(messages) {
     const text = row.querySelector(".text");
     show(text, message.content);
     if (message.role === "assistant" && message.content) render(text, message.content);
+    row.classList.toggle("pinned", message.is_pinned);
+    row.querySelector(".pin").setAttribute("aria-pressed", message.is_pinned);
     row.querySelector(".thought").hidden = !message.thought;
     row.querySelector(".thought-text").textContent = message.thought;
     for (const call of message.tool_calls) {

@@ -4,6 +4,7 @@ import { watchActions } from "./actions.js";
 import { createSession, loadApprovals, readSession } from "./api.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
+import { ContextMeter } from "./context.js";
 import { Conversation } from "./conversation.js";
 import { setTitle, watchSidebar } from "./sidebar.js";
 
@@ -53,7 +54,7 @@ function conversationPage() {
       conversation.addOwn(text, clientRef);
     },
     onStop: () => connection.send({ type: "cancel" }),
-    onTyping: () => connection.send({ type: "typing" }),
+    onTyping: (draft) => connection.send({ type: "typing", message: draft.slice(0, 4000) }),
   });
   const onActive = (isActive) => composer.setActive(isActive);
   const conversation = new Conversation(id, page.run, { onActive, announce });
@@ -67,7 +68,10 @@ function conversationPage() {
         conversation.offerAgain((text) => composer.put(text));
       }
       conversation.take(event);
-      if (event.type === "done") refreshTitle(id);
+      if (event.type === "done") {
+        refreshTitle(id);
+        meter.refresh();
+      }
     },
     onState(name, message) {
       state.dataset.state = name;
@@ -76,6 +80,7 @@ function conversationPage() {
       if (name === "live") sendFirst(id, composer);
     },
   });
+  const meter = new ContextMeter(id, { draft: () => composer.box.value, complain });
   watchSidebar(id, complain);
   watchActions({ onFork: (fork) => location.assign(`${page.pageUrl}${fork}/`), complain }, id);
 }

@@ -16,11 +16,15 @@ What it does is scripted by a directive in the last user message (the base URL i
     [[html]] [[hang]]              a web page under status 200; not one byte until the client goes away
     [[status=500 times=2]]         the fault only for the first 2 requests with this same text
 
-Without a directive it repeats what the user said. `GET /requests` tells the last requests (body, headers,
-deltas sent, whether it was finished or the client went away before); `DELETE /requests` forgets them.
+Without a directive it repeats what the user said; a model whose name begins with `summarizer` tells how many words it
+was given. `POST /v1/embeddings` answers with vectors of words. `PUT /broken` names models that answer 500.
+`GET /requests` tells the last requests (body, headers, deltas sent, whether it was finished or the client went away
+before); `DELETE /requests` forgets them.
 """
 
 import asyncio
+import re
+import zlib
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -50,6 +54,7 @@ Receive = Callable[[], Awaitable[ASGIMessage]]
 Send = Callable[[ASGIMessage], Awaitable[None]]
 
 REQUESTS_KEPT = 1_000
+EMBEDDING_DIMENSIONS = 96
 ERROR_TYPES = {
     400: ("invalid_request_error", "invalid_request"),
     401: ("invalid_request_error", "invalid_api_key"),
@@ -100,6 +105,7 @@ class FakeOpenAI:
         self.request_count = 0
         self.faults_shown: Counter[str] = Counter()
         self.cache = PromptCache()
+        self.broken_models: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], scope["path"]:
@@ -108,6 +114,11 @@ class FakeOpenAI:
             case "GET", "/v1/models":
                 model = {"id": "fake-model", "object": "model", "created": CREATED, "owned_by": "tests"}
                 await send_json(send, {"object": "list", "data": [model]})
+            case "POST", "/v1/embeddings":
+                await self.embed(receive, send)
+            case "PUT", "/broken":
+                self.broken_models = set(orjson.loads(await read_body(receive)))
+                await send_json(send, {"broken": sorted(self.broken_models)})
             case "GET", "/requests":
                 await send_json(send, {"requests": [asdict(request) for request in self.requests]})
             case "DELETE", "/requests":
@@ -116,6 +127,15 @@ class FakeOpenAI:
                 await send_json(send, {"requests": []})
             case method, path:
                 await send_error(send, 404, f"Unknown request: {method} {path}")
+
+    async def embed(self, receive: Receive, send: Send) -> None:
+        """Vectors in which texts with the same words are near each other."""
+        body = orjson.loads(await read_body(receive))
+        if body["model"] in self.broken_models:
+            await send_error(send, 500, "This model is broken")
+            return
+        rows = [{"index": index, "embedding": vector_of(text)} for index, text in enumerate(body["input"])]
+        await send_json(send, {"object": "list", "data": rows, "model": body["model"]})
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -130,6 +150,10 @@ class FakeOpenAI:
             self.faults_shown[text] += 1
             if self.faults_shown[text] > script.times:
                 script = without_faults(script)
+        if body.get("model") in self.broken_models:
+            script = replace(script, status=500)
+        if str(body.get("model")).startswith("summarizer"):
+            text_said = f"a summary of {len(text.split())} words"
         answer = answer_to(body["messages"], script, text_said)
         if script.prefill_us:
             cached = self.cache.read(body["messages"])
@@ -229,6 +253,13 @@ class Reply:
 
     async def send_last(self, content: bytes) -> None:
         await self.send({"type": "http.response.body", "body": content})
+
+
+def vector_of(text: str) -> list[float]:
+    vector = [0.01] * EMBEDDING_DIMENSIONS
+    for word in re.findall(r"\w+", text.lower()):
+        vector[zlib.crc32(word.encode()) % EMBEDDING_DIMENSIONS] += 1.0
+    return vector
 
 
 def without_faults(script: Script) -> Script:

@@ -93,6 +93,12 @@ class FakeOpenAIProcess(ServerProcess):
             time.sleep(0.02)  # seconds between looks
         raise TimeoutError(f"No request met the condition; seen: {self.requests()}")
 
+    def break_models(self, *names: str) -> None:
+        """These models answer 500 from now on, and no others."""
+        body = json.dumps(names).encode()
+        request = urllib.request.Request(f"{self.url}/broken", data=body, method="PUT")
+        urllib.request.urlopen(request, timeout=STOP_SECONDS).close()
+
     def forget_requests(self) -> None:
         request = urllib.request.Request(f"{self.url}/requests", method="DELETE")
         urllib.request.urlopen(request, timeout=STOP_SECONDS).close()

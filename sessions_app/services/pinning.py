@@ -1,0 +1,35 @@
+"""Pinned messages: they stand in every prompt, as they are."""
+
+import uuid
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Sum
+
+from sessions_app.access import get_session
+from sessions_app.context_budget import context_limit, reserve_of
+from sessions_app.errors import MessageNotFoundError, PinnedTooLargeError
+from sessions_app.models import Message
+from sessions_app.token_counting import message_tokens
+
+SHARE = 0.5  # of the room beside the system prompt: the rest is for the conversation
+
+
+@transaction.atomic
+def set_pinned(*, user: Any, session_id: uuid.UUID | str, message_id: int, is_pinned: bool) -> Message:
+    """Pin a message or let it go. Raises SessionNotFoundError, MessageNotFoundError, PinnedTooLargeError."""
+    session = get_session(user, session_id, lock=True)
+    message = Message.objects.filter(session=session, pk=message_id).first()
+    if message is None:
+        raise MessageNotFoundError()
+    if is_pinned and not message.is_pinned:
+        limit = context_limit(session.agent_type.max_context_tokens)
+        room = int(SHARE * (limit - reserve_of(limit) - message_tokens(session.agent_type.system_prompt)))
+        pinned = Message.objects.filter(session=session, is_pinned=True).aggregate(sum=Sum("token_count"))["sum"] or 0
+        if pinned + message.token_count > room:
+            raise PinnedTooLargeError(
+                f"The pinned messages would take {pinned + message.token_count} tokens; this agent has room for {room}."
+            )
+    message.is_pinned = is_pinned
+    message.save(update_fields=["is_pinned"])
+    return message

@@ -17,7 +17,9 @@ from sessions_app.models import Message, Summary
 from sessions_app.prompt import PROMPT_COLUMNS, PromptMessage, as_prompt_messages
 from sessions_app.search_text import searchable
 
-MAX_TERMS = 24
+MAX_TERMS = 24  # each is a bit of an int
+SAMPLE = 300  # newest entries by which a word counts as frequent
+FREQUENT = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,44 +30,63 @@ class Hit:
     score: float
 
 
+# The query's words, and how many of the newest entries have each.
 _TERMS = """
-SELECT '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || ''''
-FROM unnest(to_tsvector(%s::regconfig, %s)) LIMIT %s
+WITH newest AS MATERIALIZED (
+    SELECT lexemes FROM sessions_app_indexentry WHERE session_id = %(session_id)s AND turn < %(turn)s
+    ORDER BY ordinal DESC LIMIT %(sample)s
+), term AS (
+    SELECT '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS quoted
+    FROM unnest(to_tsvector(%(language)s::regconfig, %(query)s)) LIMIT %(terms)s
+)
+SELECT quoted, (SELECT count(*) FROM newest WHERE lexemes @@ quoted::tsquery), (SELECT count(*) FROM newest) FROM term
 """
 
 # One look at each entry of the session: rare words count more, as in BM25, and long messages less. How often a word
-# stands in one message is not counted; of messages that says little.
+# stands in one message is not counted; of messages that says little. Which of the words an entry has is a bit mask:
+# there are few different ones, so words are weighed and masks scored once, not once per entry.
 _BY_WORDS = """
 WITH entry AS MATERIALIZED (
-    SELECT ordinal, word_count, {matches} FROM sessions_app_indexentry
+    SELECT ordinal, word_count, {mask} AS mask FROM sessions_app_indexentry
     WHERE session_id = %(session_id)s AND turn < %(turn)s AND lexemes @@ %(any)s::tsquery
-), whole AS (
-    SELECT max(ordinal)::float8 AS entries FROM sessions_app_indexentry WHERE session_id = %(session_id)s
-), weight AS (
-    SELECT {weights}, avg(word_count) AS words FROM entry, whole GROUP BY entries
+), shape AS MATERIALIZED (
+    SELECT mask, count(*) AS entries, sum(word_count) AS words FROM entry GROUP BY mask
+), whole AS MATERIALIZED (
+    SELECT (SELECT max(ordinal)::float8 FROM sessions_app_indexentry WHERE session_id = %(session_id)s) AS entries,
+        (sum(words) / sum(entries))::float8 AS words FROM shape
+), term AS (
+    SELECT bit, ln(1 + greatest(whole.entries - found + 0.5, 0.5) / (found + 0.5)) AS weight
+    FROM whole, (
+        SELECT bit, greatest(sum(shape.entries)::float8, (%(shares)s::float8[])[bit + 1] * max(whole.entries)) AS found
+        FROM shape, whole, generate_series(0, {last}) AS bit WHERE mask & (1 << bit) > 0 GROUP BY bit
+    ) counted
+), scored AS MATERIALIZED (
+    SELECT mask, sum(weight) AS score FROM shape JOIN term ON mask & (1 << bit) > 0 GROUP BY mask
 )
-SELECT ordinal, ({score}) / sqrt(0.5 + 0.5 * word_count / words) AS score
-FROM entry, weight ORDER BY score DESC, ordinal DESC LIMIT %(limit)s
+SELECT ordinal, score / sqrt(0.5 + 0.5 * word_count / whole.words) AS score
+FROM entry JOIN scored USING (mask), whole ORDER BY score DESC, ordinal DESC LIMIT %(limit)s
 """
 
 
 def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -> list[Hit]:
-    """The entries before a turn that share words with the query, best first."""
+    """The entries before a turn that share words with the query, best first.
+
+    A word that stands nearly everywhere finds nothing by itself, only beside others: it would cost most and say least.
+    """
+    values: dict[str, Any] = {"session_id": session_id, "turn": turn, "limit": limit}
+    asked = {"language": settings.SEARCH_LANGUAGE, "query": searchable(query), "sample": SAMPLE, "terms": MAX_TERMS}
     with connection.cursor() as cursor:
-        cursor.execute(_TERMS, [settings.SEARCH_LANGUAGE, searchable(query), MAX_TERMS])
-        terms = [row[0] for row in cursor.fetchall()]
+        cursor.execute(_TERMS, values | asked)
+        terms = cursor.fetchall()
         if not terms:
             return []
-        numbers = range(len(terms))
-        found = "count(*) FILTER (WHERE t{0})"
-        weight = f"ln(1 + greatest(entries - {found} + 0.5, 0.5) / ({found} + 0.5)) AS w{{0}}"
-        statement = _BY_WORDS.format(
-            matches=", ".join(f"lexemes @@ %(term{number})s::tsquery AS t{number}" for number in numbers),
-            weights=", ".join(weight.format(number) for number in numbers),
-            score=" + ".join(f"CASE WHEN t{number} THEN w{number} ELSE 0 END" for number in numbers),
-        )
-        values: dict[str, Any] = {"session_id": session_id, "turn": turn, "limit": limit, "any": " | ".join(terms)}
-        cursor.execute(statement, values | {f"term{number}": term for number, term in enumerate(terms)})
+        shares = {term: found / entries if entries else 0.0 for term, found, entries in terms}
+        telling = [term for term, share in shares.items() if share <= FREQUENT] or list(shares)
+        bits = [f"(lexemes @@ %(term{bit})s::tsquery)::int << {bit}" for bit in range(len(terms))]
+        statement = _BY_WORDS.format(mask=" | ".join(f"({bit})" for bit in bits), last=len(terms) - 1)
+        values |= {f"term{bit}": term for bit, term in enumerate(shares)}
+        frequent = [share if share > FREQUENT else 0.0 for share in shares.values()]  # counted there, not where found
+        cursor.execute(statement, values | {"any": " | ".join(telling), "shares": frequent})
         return [Hit(ordinal, score) for ordinal, score in cursor.fetchall()]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 import orjson
 
@@ -33,8 +34,8 @@ class Excerpt:
     tokens: int
 
     @property
-    def day(self) -> str:
-        return self.candidate.entry.messages[0].created_at.strftime("%Y-%m-%d")
+    def day(self) -> date:
+        return self.candidate.entry.messages[0].created_at.date()
 
 
 def choose(
@@ -77,11 +78,11 @@ def _cost(entry: Entry) -> int:
 def as_text(excerpts: Sequence[Excerpt]) -> str:
     """The message that shows them."""
     lines = ["Excerpts from earlier in this conversation, oldest first; they may help with the next message:"]
-    day = ""
+    day = None
     for excerpt in sorted(excerpts, key=lambda each: each.candidate.entry.ordinal):
         if excerpt.day != day:
             day = excerpt.day
-            lines.append(f"[{day}]")
+            lines.append(f"[{day:%Y-%m-%d}]")
         text = excerpt_text(excerpt.candidate.entry)
         lines.append(text if excerpt.tokens >= _cost(excerpt.candidate.entry) else cut(text, excerpt.tokens))
     return "\n".join(lines)

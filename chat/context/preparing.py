@@ -119,7 +119,7 @@ def _ranked(question: Question, shares: dict[str, float], hits: Hits | None, roo
     session_id, turn = question.session_id, question.turn
     if hits is not None:
         limit = min(MAX_ENTRIES, room // TOKENS_PER_ENTRY)
-        ranked = retrieval.fuse(hits.by_words, hits.by_meaning or [])[:limit]
+        ranked = retrieval.fuse(hits.by_words, hits.by_meaning or [], limit=limit)
         entries = memory.entries_at(session_id, [each.ordinal for each in ranked], turn=turn)
         found[Strategy.RETRIEVAL] = retrieval.candidates(ranked, entries)
     if Strategy.IMPORTANCE in shares:

@@ -7,6 +7,7 @@ neighbours, since an answer often stands beside the words that were asked for. M
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import nlargest
 
 from chat.context.excerpts import Candidate
 from sessions_app.memory import Entry, Hit
@@ -25,24 +26,25 @@ class Ranked:
     why: str
 
 
-def fuse(by_words: Sequence[Hit], by_meaning: Sequence[Hit]) -> list[Ranked]:
-    """Both rankings as one, best first; of equal ones the newer."""
+def fuse(by_words: Sequence[Hit], by_meaning: Sequence[Hit], *, limit: int) -> list[Ranked]:
+    """The best of both rankings as one, best first; of equal ones the newer."""
+    rankings = (("words", by_words), ("meaning", by_meaning))
     scores: dict[int, float] = defaultdict(float)
-    reasons: dict[int, list[str]] = defaultdict(list)
-    for name, hits in (("words", by_words), ("meaning", by_meaning)):
+    for _, hits in rankings:
         for rank, hit in enumerate(hits, 1):
             scores[hit.ordinal] += 1 / (RANK_OFFSET + rank)
-            reasons[hit.ordinal].append(f"{name} #{rank}")
     lent: dict[int, float] = defaultdict(float)
     for ordinal, score in scores.items():
-        for neighbour in (ordinal - 1, ordinal + 1):
-            lent[neighbour] += NEIGHBOUR_WEIGHT * score
-    ranked = [
-        Ranked(ordinal, scores.get(ordinal, 0.0) + lent[ordinal], ", ".join(reasons.get(ordinal, ["beside a hit"])))
-        for ordinal in {*scores, *lent}
-        if ordinal > 0
-    ]
-    return sorted(ranked, key=lambda each: (-each.score, -each.ordinal))
+        lent[ordinal - 1] += NEIGHBOUR_WEIGHT * score
+        lent[ordinal + 1] += NEIGHBOUR_WEIGHT * score
+    totals = [(scores.get(ordinal, 0.0) + lent[ordinal], ordinal) for ordinal in {*scores, *lent} if ordinal > 0]
+    ranks = {name: {hit.ordinal: rank for rank, hit in enumerate(hits, 1)} for name, hits in rankings}
+    return [Ranked(ordinal, score, _why(ordinal, ranks)) for score, ordinal in nlargest(limit, totals)]
+
+
+def _why(ordinal: int, ranks: dict[str, dict[int, int]]) -> str:
+    found = [f"{name} #{by_ordinal[ordinal]}" for name, by_ordinal in ranks.items() if ordinal in by_ordinal]
+    return ", ".join(found) or "beside a hit"
 
 
 def candidates(ranked: Sequence[Ranked], entries: Sequence[Entry]) -> list[Candidate]:

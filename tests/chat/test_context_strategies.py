@@ -232,11 +232,11 @@ def test_summaries_of_the_newest_turns_are_kept_longest() -> None:
 
 
 def test_hits_of_both_searches_come_first_and_their_neighbours_after_them() -> None:
-    ranked = retrieval.fuse([Hit(5, 9.0), Hit(50, 8.0)], [Hit(5, 0.9), Hit(70, 0.8)])
+    ranked = retrieval.fuse([Hit(5, 9.0), Hit(50, 8.0)], [Hit(5, 0.9), Hit(70, 0.8)], limit=100)
     assert ranked[0].ordinal == 5
     assert ranked[0].why == "words #1, meaning #1"
     assert {each.ordinal for each in ranked[1:3]} == {4, 6}
-    assert retrieval.fuse([], []) == []
+    assert retrieval.fuse([], [], limit=100) == []
 
 
 def test_what_matters_scores_higher_and_says_why() -> None:

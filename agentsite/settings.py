@@ -276,7 +276,18 @@ MAX_REQUEST_BYTES = 2 * 1_048_576  # a message's worst JSON escaping fits
 DATA_UPLOAD_MAX_MEMORY_SIZE = MAX_REQUEST_BYTES
 MAX_QUEUED_RUNS_PER_SESSION = 10
 REDISPATCH_SECONDS = env_int("REDISPATCH_SECONDS", 60, minimum=5)  # a queued run that waits longer is sent again
-MAX_CONCURRENT_AGENTS = env_int("MAX_CONCURRENT_AGENTS", 100, minimum=1)
+
+# --- limits: those of the site; the admin has those of groups, users, agent types and sessions -----------------------
+
+# 0: no limit. The first three are rows among the quotas, kept true at each start (monitoring/defaults.py).
+MAX_CONCURRENT_AGENTS = env_int("MAX_CONCURRENT_AGENTS", 100)  # runs at work
+MAX_TOKENS_PER_SESSION = env_int("MAX_TOKENS_PER_SESSION", 100_000)  # of all its prompts and answers
+MAX_TOOL_CALLS_PER_MINUTE = env_int("MAX_TOOL_CALLS_PER_MINUTE", 60)  # of one session
+MAX_SESSION_DURATION_SECONDS = env_int("MAX_SESSION_DURATION_SECONDS", 3_600)  # that its runs may be at work, in all
+SLOT_WAIT_SECONDS = env_int("SLOT_WAIT_SECONDS", 30, minimum=1)  # a run waits no longer for its turn
+TOOL_RATE_WAIT_SECONDS = env_int("TOOL_RATE_WAIT_SECONDS", 10)  # nor does a tool call
+MAX_OUTPUT_TOKENS = env_int("MAX_OUTPUT_TOKENS", 4_096, minimum=1)  # of one answer, where an agent type says nothing
+MIN_OUTPUT_TOKENS = env_int("MIN_OUTPUT_TOKENS", 64, minimum=1)  # a budget that leaves less stops the run
 
 # --- agents --------------------------------------------------------------------------------------------------------
 

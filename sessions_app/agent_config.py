@@ -27,6 +27,7 @@ class AgentConfig:
     max_steps: int = 10
     max_output_tokens: int | None = None
     max_run_seconds: int | None = None
+    max_step_seconds: int | None = None
     max_parallel_tools: int = 8
     unknown_outcome: str = "ask"
     approval_policy: str = "flagged"

@@ -72,7 +72,19 @@ class AgentTypeAdmin(admin.ModelAdmin):
         ("Model", {"fields": ("model", "fallback_models", "model_retries", "max_output_tokens")}),
         ("Tools", {"fields": ("tools", "mcp_servers", "max_parallel_tools", "eager_tools")}),
         ("Approvals", {"fields": ("approval_policy", "approval_timeout_seconds", "on_approval_expiry")}),
-        ("Runs", {"fields": ("on_busy", "max_steps", "max_run_seconds", "max_attempts", "unknown_outcome")}),
+        (
+            "Runs",
+            {
+                "fields": (
+                    "on_busy",
+                    "max_steps",
+                    "max_run_seconds",
+                    "max_step_seconds",
+                    "max_attempts",
+                    "unknown_outcome",
+                )
+            },
+        ),
         ("Routing", {"fields": ("routing_strategy", "required_capabilities")}),
         (None, {"fields": ("created_at", "updated_at")}),
     )

@@ -122,6 +122,9 @@ class AgentType(models.Model):
     max_run_seconds = models.PositiveIntegerField(
         null=True, blank=True, validators=[MinValueValidator(1)], help_text="Of one run at work. Empty: no limit."
     )
+    max_step_seconds = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1)], help_text="Of one model answer. Empty: no limit."
+    )
     max_parallel_tools = models.PositiveSmallIntegerField(
         default=8, validators=[MinValueValidator(1)], help_text="Tool calls of one answer that run at once, at most."
     )

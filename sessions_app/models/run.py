@@ -62,6 +62,10 @@ class Run(models.Model):
     cached_tokens = models.PositiveIntegerField(default=0)
     reasoning_tokens = models.PositiveIntegerField(default=0)
     tool_call_count = models.PositiveIntegerField(default=0)
+    cost = models.DecimalField(max_digits=18, decimal_places=6, default=0, db_default=0)
+    waiting_position = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Its place among the runs that wait for a free slot, as last told."
+    )
 
     class Meta:
         ordering = ["-created_at"]

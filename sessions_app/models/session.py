@@ -25,6 +25,9 @@ class AgentSession(models.Model):
     message_count = models.PositiveIntegerField(default=0, editable=False)
     input_tokens = models.PositiveBigIntegerField(default=0, editable=False)
     output_tokens = models.PositiveBigIntegerField(default=0, editable=False)
+    worked_ms = models.PositiveBigIntegerField(
+        default=0, db_default=0, editable=False, help_text="How long its runs were at work."
+    )
     ttl_seconds = models.PositiveIntegerField(default=0, help_text="Idle seconds until the session expires.")
     created_at = models.DateTimeField(auto_now_add=True)
     last_active = models.DateTimeField(default=timezone.now)

@@ -9,6 +9,7 @@ from sessions_app.models.session import AgentSession
 class UsagePurpose(models.TextChoices):
     ANSWER = "answer", "answer"
     SUMMARY = "summary", "summary"
+    LOST = "lost", "lost with its worker"
 
 
 class UsageRecord(models.Model):
@@ -28,6 +29,15 @@ class UsageRecord(models.Model):
         default=0, db_default=0, help_text="What was counted here for the input: 0 if it was not."
     )
     is_estimated = models.BooleanField(default=False, help_text="Counted here; the provider reported none.")
+    tool_calls = models.PositiveSmallIntegerField(default=0, db_default=0, help_text="That the answer asked for.")
+    cost = models.DecimalField(
+        max_digits=18, decimal_places=6, default=0, db_default=0, help_text="By the price table, in your currency."
+    )
+    queue_ms = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Of a run's first call: how long the run had waited for a worker."
+    )
+    wall_ms = models.PositiveIntegerField(null=True, blank=True, help_text="How long the call took.")
+    reservation_id = models.BigIntegerField(null=True, editable=False, help_text="What was reserved for it.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:

@@ -71,7 +71,8 @@ FROM entry JOIN scored USING (mask), whole ORDER BY score DESC, ordinal DESC LIM
 def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -> list[Hit]:
     """The entries before a turn that share words with the query, best first.
 
-    A word that stands nearly everywhere finds nothing by itself, only beside others: it would cost most and say least.
+    In a long session a word that stands nearly everywhere finds nothing by itself, only beside others: it would cost
+    most and say least.
     """
     values: dict[str, Any] = {"session_id": session_id, "turn": turn, "limit": limit}
     asked = {"language": settings.SEARCH_LANGUAGE, "query": searchable(query), "sample": SAMPLE, "terms": MAX_TERMS}
@@ -80,7 +81,7 @@ def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -
         terms = cursor.fetchall()
         if not terms:
             return []
-        shares = {term: found / entries if entries else 0.0 for term, found, entries in terms}
+        shares = {term: found / entries if entries == SAMPLE else 0.0 for term, found, entries in terms}
         telling = [term for term, share in shares.items() if share <= FREQUENT] or list(shares)
         bits = [f"(lexemes @@ %(term{bit})s::tsquery)::int << {bit}" for bit in range(len(terms))]
         statement = _BY_WORDS.format(mask=" | ".join(f"({bit})" for bit in bits), last=len(terms) - 1)
@@ -93,6 +94,7 @@ def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -
 _SIMILAR = """
 SELECT ordinal, -(embedding <#> %(vector)s::halfvec) FROM sessions_app_indexentry
 WHERE session_id = %(session_id)s AND turn < %(turn)s AND embedding_model = %(model)s
+    AND vector_dims(embedding) = %(size)s  -- a model may be replaced under its name
 ORDER BY embedding <#> %(vector)s::halfvec LIMIT %(limit)s
 """
 
@@ -101,6 +103,7 @@ def find_by_meaning(session_id: uuid.UUID, vector: Sequence[float], *, model: st
     """The entries before a turn whose vectors, by the same model, are nearest to this one."""
     text = "[" + ",".join(map(str, vector)) + "]"
     values: dict[str, Any] = {"vector": text, "session_id": session_id, "turn": turn, "model": model, "limit": limit}
+    values["size"] = len(vector)
     with connection.cursor() as cursor:
         cursor.execute(_SIMILAR, values)
         return [Hit(ordinal, score) for ordinal, score in cursor.fetchall()]

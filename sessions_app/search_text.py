@@ -1,9 +1,12 @@
-"""What of a text is searched by words: PostgreSQL's parser takes a run of Chinese or Japanese for one word."""
+"""What of a text is searched by words: PostgreSQL's parser takes a run of Chinese, Japanese or Thai for one word."""
 
 import re
 
 MAX_CHARACTERS = 20_000  # of one message; a tsvector has an end, and so has patience
-_UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]{2,}")
+_UNSPACED = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai and Lao, Burmese, Khmer
+    r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]{2,}"  # kana and Han
+)
 
 
 def searchable(text: str) -> str:

@@ -6,6 +6,7 @@ A vector's version is the name of the embedder that made it; vectors of differen
 import asyncio
 import importlib
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cache
@@ -18,7 +19,7 @@ from django.conf import settings
 from chat.agents.base import ModelError
 from chat.agents.endpoints import find_model
 from chat.context.circuit import Circuit
-from chat.context.remote import post_json
+from chat.context.remote import RefusedError, post_json
 from sessions_app.errors import AgentsiteError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ LOCAL, NONE = "local", "none"
 _RECIPE = 1  # of what an entry's text is made; a change makes all vectors anew
 _KEPT_QUERIES = 256
 _MAX_CHARACTERS = 4_000  # of one text: the local model reads 512 tokens at a time
+_FEW_CHARACTERS = 500  # a server that refuses texts of this length has another reason
 
 
 class EmbeddingError(AgentsiteError):
@@ -71,20 +73,30 @@ class RemoteEmbedder:
         self.name = f"{model}#{_RECIPE}"
 
     async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[list[float]]:
-        body = {"model": self._model, "input": list(texts), "encoding_format": "float"}
         seconds = settings.EMBEDDING_TIMEOUT_SECONDS * (1 if is_query else 30)
+        characters = min(_MAX_CHARACTERS, max(map(len, texts)))
         try:
-            answer = await post_json(self._endpoint, "/embeddings", body, seconds=seconds)
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            return [_unit_length(row["embedding"], len(rows), len(texts)) for row in rows]
+            while True:
+                try:
+                    return await self._ask([text[:characters] for text in texts], seconds)
+                except RefusedError:
+                    if characters <= _FEW_CHARACTERS:
+                        raise
+                    characters //= 2  # servers refuse what is longer than their model reads, and the others with it
         except (ModelError, aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
             raise EmbeddingError(f"The embedder {self.name} failed: {error or type(error).__name__}") from error
+
+    async def _ask(self, texts: list[str], seconds: float) -> list[list[float]]:
+        body = {"model": self._model, "input": texts, "encoding_format": "float"}
+        answer = await post_json(self._endpoint, "/embeddings", body, seconds=seconds)
+        rows = sorted(answer["data"], key=lambda row: row["index"])
+        return [_unit_length(row["embedding"], len(rows), len(texts)) for row in rows]
 
 
 def _unit_length(values: Sequence[Any], count: int, wanted: int) -> list[float]:
     vector = [float(value) for value in values]
     norm = sum(value * value for value in vector) ** 0.5
-    if count != wanted or not norm or norm != norm:
+    if count != wanted or not norm or not math.isfinite(norm):
         raise ValueError("it answered with something else than a vector for each text")
     return [value / norm for value in vector]
 

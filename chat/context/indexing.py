@@ -14,7 +14,7 @@ from chat.context.units import Unit, units_of
 from sessions_app.memory import Entry, entries_at
 from sessions_app.models import Role
 from sessions_app.services import indexing
-from sessions_app.services.indexing import NewEntry
+from sessions_app.services.indexing import NewEntry, Unindexed
 
 logger = logging.getLogger(__name__)
 
@@ -32,10 +32,7 @@ def index_session(session_id: uuid.UUID) -> bool:
 
 
 def _add_batch(session_id: uuid.UUID) -> bool:
-    found = indexing.unindexed(session_id, limit=MESSAGES)
-    units = units_of(found.messages)
-    if len(found.messages) == MESSAGES and len(units) > 1:
-        units.pop()  # its results may stand on the next page
+    found, units = _unindexed_units(session_id)
     units = units[:BATCH]
     if not units:
         return False
@@ -58,6 +55,19 @@ def _add_batch(session_id: uuid.UUID) -> bool:
     return True
 
 
+def _unindexed_units(session_id: uuid.UUID) -> tuple[Unindexed, list[Unit]]:
+    """What is to be indexed next, whole units only: the results of the last one may stand on the next page."""
+    limit = MESSAGES
+    while True:
+        found = indexing.unindexed(session_id, limit=limit)
+        units = units_of(found.messages)
+        if len(found.messages) < limit:
+            return found, units
+        if len(units) > 1:
+            return found, units[:-1]
+        limit *= 4  # one call with more results than a page has
+
+
 def _answer_to(unit: Unit, following: Unit | None) -> str:
     """What the assistant said after a tool's results."""
     if len(unit.messages) == 1 or following is None or following.messages[0].role != Role.ASSISTANT:
@@ -74,11 +84,11 @@ def _embed_stale(session_id: uuid.UUID) -> bool:
         return False
     wanted = {*ordinals, *(ordinal - 1 for ordinal in ordinals)}
     entries = {entry.ordinal: entry for entry in entries_at(session_id, sorted(wanted), turn=2**31 - 1)}
-    texts = {ordinal: _text_of(entries, ordinal) for ordinal in ordinals if ordinal in entries}
+    texts = {entries[ordinal].messages[0].id: _text_of(entries, ordinal) for ordinal in ordinals if ordinal in entries}
     vectors = _embed(list(texts.values()))
     if vectors is None or not texts:
         return False
-    indexing.set_embeddings(session_id, dict(zip(texts, vectors[1], strict=True)), model=vectors[0])
+    indexing.set_embeddings(dict(zip(texts, vectors[1], strict=True)), model=vectors[0])
     return True
 
 

@@ -10,18 +10,24 @@ from chat.agents.base import ModelError
 from chat.agents.endpoints import Endpoint, http
 
 MAX_BYTES = 64 * 1_048_576
+_REFUSALS = (400, 413, 422)
 R = TypeVar("R")
 
 
+class RefusedError(ModelError):
+    """The server works, but does not take this request: most often because a text is too long for its model."""
+
+
 async def post_json(endpoint: Endpoint, path: str, body: dict[str, Any], *, seconds: float) -> dict[str, Any]:
-    """The answer's JSON object; raises ModelError, aiohttp.ClientError, TimeoutError."""
+    """The answer's JSON object; raises RefusedError, ModelError, aiohttp.ClientError, TimeoutError."""
     async with (
         asyncio.timeout(seconds),
         http().post(f"{endpoint.base_url}{path}", json=body, headers=endpoint.headers()) as response,
     ):
         raw = await response.content.read(MAX_BYTES)
         if response.status != 200:
-            raise ModelError(f"{path} answered {response.status}: {raw[:200].decode(errors='replace')}")
+            error = RefusedError if response.status in _REFUSALS else ModelError
+            raise error(f"{path} answered {response.status}: {raw[:200].decode(errors='replace')}")
     try:
         answer = orjson.loads(raw)
     except orjson.JSONDecodeError:

@@ -105,16 +105,16 @@ def stale_ordinals(session_id: uuid.UUID, *, model: str, limit: int) -> list[int
     return list(stale.order_by("-ordinal").values_list("ordinal", flat=True)[:limit])
 
 
-def set_embeddings(session_id: uuid.UUID, vectors: dict[int, Sequence[float]], *, model: str) -> None:
-    """Vectors by ordinal."""
+def set_embeddings(vectors: dict[int, Sequence[float]], *, model: str) -> None:
+    """Vectors by the entries' messages: a place may be another message's by now."""
     rows: list[dict[str, Any]] = [
-        {"session_id": session_id, "ordinal": ordinal, "vector": as_vector(vector), "model": model}
-        for ordinal, vector in vectors.items()
+        {"message_id": message_id, "vector": as_vector(vector), "model": model}
+        for message_id, vector in vectors.items()
     ]
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.executemany(
             "UPDATE sessions_app_indexentry SET embedding = %(vector)s::halfvec, embedding_model = %(model)s "
-            "WHERE session_id = %(session_id)s AND ordinal = %(ordinal)s",
+            "WHERE message_id = %(message_id)s",
             rows,
         )
 

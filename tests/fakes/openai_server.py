@@ -14,10 +14,13 @@ What it does is scripted by a directive in the last user message (the base URL i
     [[cut=7 ...]]                  closes the connection after 7 deltas
     [[error_after=7 ...]]          an error object inside the stream after 7 deltas, under status 200
     [[html]] [[hang]]              a web page under status 200; not one byte until the client goes away
+    [[odd_usage]]                  a usage that is none: a negative count, and a word
     [[status=500 times=2]]         the fault only for the first 2 requests with this same text
 
 Without a directive it repeats what the user said; a model whose name begins with `summarizer` tells how many words it
-was given. `POST /v1/embeddings` answers with vectors of words. `PUT /broken` names models that answer 500.
+was given. `POST /v1/embeddings` answers with vectors of words: 96 numbers, or 12 of a model whose name ends with
+`-12d`; the model `embedder-strict` refuses texts of more than 400 words, and all that are sent with one. `PUT /broken`
+names models that answer 500. `GET /embedded` tells how many texts each embedding request had.
 `GET /requests` tells the last requests (body, headers, deltas sent, whether it was finished or the client went away
 before); `DELETE /requests` forgets them.
 """
@@ -55,6 +58,7 @@ Send = Callable[[ASGIMessage], Awaitable[None]]
 
 REQUESTS_KEPT = 1_000
 EMBEDDING_DIMENSIONS = 96
+STRICT_WORDS = 400
 ERROR_TYPES = {
     400: ("invalid_request_error", "invalid_request"),
     401: ("invalid_request_error", "invalid_api_key"),
@@ -106,6 +110,7 @@ class FakeOpenAI:
         self.faults_shown: Counter[str] = Counter()
         self.cache = PromptCache()
         self.broken_models: set[str] = set()
+        self.embedded: deque[int] = deque(maxlen=REQUESTS_KEPT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["method"], scope["path"]:
@@ -119,11 +124,14 @@ class FakeOpenAI:
             case "PUT", "/broken":
                 self.broken_models = set(orjson.loads(await read_body(receive)))
                 await send_json(send, {"broken": sorted(self.broken_models)})
+            case "GET", "/embedded":
+                await send_json(send, {"embedded": list(self.embedded)})
             case "GET", "/requests":
                 await send_json(send, {"requests": [asdict(request) for request in self.requests]})
             case "DELETE", "/requests":
                 self.requests.clear()
                 self.faults_shown.clear()
+                self.embedded.clear()
                 await send_json(send, {"requests": []})
             case method, path:
                 await send_error(send, 404, f"Unknown request: {method} {path}")
@@ -134,7 +142,12 @@ class FakeOpenAI:
         if body["model"] in self.broken_models:
             await send_error(send, 500, "This model is broken")
             return
-        rows = [{"index": index, "embedding": vector_of(text)} for index, text in enumerate(body["input"])]
+        if body["model"] == "embedder-strict" and any(len(text.split()) > STRICT_WORDS for text in body["input"]):
+            await send_error(send, 400, "This text is too long")
+            return
+        self.embedded.append(len(body["input"]))
+        size = 12 if body["model"].endswith("-12d") else EMBEDDING_DIMENSIONS
+        rows = [{"index": index, "embedding": vector_of(text, size)} for index, text in enumerate(body["input"])]
         await send_json(send, {"object": "list", "data": rows, "model": body["model"]})
 
     async def chat(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,6 +168,8 @@ class FakeOpenAI:
         if str(body.get("model")).startswith("summarizer"):
             text_said = f"a summary of {len(text.split())} words"
         answer = answer_to(body["messages"], script, text_said)
+        if script.odd_usage:
+            answer.usage.update(prompt_tokens=-7, completion_tokens="many")
         if script.prefill_us:
             cached = self.cache.read(body["messages"])
             answer.usage["prompt_tokens_details"] = {"cached_tokens": cached}
@@ -255,10 +270,10 @@ class Reply:
         await self.send({"type": "http.response.body", "body": content})
 
 
-def vector_of(text: str) -> list[float]:
-    vector = [0.01] * EMBEDDING_DIMENSIONS
+def vector_of(text: str, size: int) -> list[float]:
+    vector = [0.01] * size
     for word in re.findall(r"\w+", text.lower()):
-        vector[zlib.crc32(word.encode()) % EMBEDDING_DIMENSIONS] += 1.0
+        vector[zlib.crc32(word.encode()) % size] += 1.0
     return vector
 
 

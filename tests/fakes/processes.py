@@ -93,6 +93,12 @@ class FakeOpenAIProcess(ServerProcess):
             time.sleep(0.02)  # seconds between looks
         raise TimeoutError(f"No request met the condition; seen: {self.requests()}")
 
+    def embedded(self) -> list[int]:
+        """How many texts each answered embedding request had, oldest first."""
+        with urllib.request.urlopen(f"{self.url}/embedded", timeout=STOP_SECONDS) as response:
+            sizes: list[int] = json.load(response)["embedded"]
+        return sizes
+
     def break_models(self, *names: str) -> None:
         """These models answer 500 from now on, and no others."""
         body = json.dumps(names).encode()

@@ -106,6 +106,8 @@ def _save_turns(plan: _Plan, messages: Sequence[PromptMessage], replaces: Summar
     lines = [Line(message.role, _said(message)) for message in messages]
     tokens = sum(message.token_count for message in messages)
     made = summarize(lines, max_tokens=_size(tokens), model=plan.model)
+    if made.is_fallback and replaces:
+        return False  # it would be no better, and be told again
     saved = save_summary(
         session_id=plan.session_id,
         level=SummaryLevel.TURNS,
@@ -133,28 +135,37 @@ def _size(tokens: int) -> int:
 
 
 def _make_again(plan: _Plan) -> bool:
-    """A summary that was made while the model failed, now that it may be asked again."""
+    """A summary that was made while the model failed, now that it may be asked again; the finest first."""
     if not is_available(plan.model):
         return False
-    fallback = _standing(plan, SummaryLevel.TURNS).filter(is_fallback=True).first()
+    fallbacks = [_standing(plan, level).filter(is_fallback=True).first() for level in SummaryLevel]
+    fallback = next(filter(None, fallbacks), None)
     if fallback is None:
         return False
-    messages = messages_between(plan.session_id, fallback.first_turn, fallback.last_turn, max_tokens=None)
-    return bool(messages) and _save_turns(plan, messages, fallback)
+    first, last = fallback.first_turn, fallback.last_turn
+    if fallback.level == SummaryLevel.TURNS:
+        messages = messages_between(plan.session_id, first, last, max_tokens=None)
+        return bool(messages) and _save_turns(plan, messages, fallback)
+    finer = SummaryLevel(fallback.level - 1)
+    parts = list(_standing(plan, finer).filter(first_turn__gte=first, last_turn__lte=last))
+    return bool(parts) and _save_coarser(plan, SummaryLevel(fallback.level), parts, fallback)
 
 
 # --- days, and the session -------------------------------------------------------------------------------------------
 
 
 def _summarize_day(plan: _Plan) -> bool:
-    """The ranges of a day that is over, or as many as one summary stands for."""
+    """The ranges of a day that is over, or as many as one summary stands for. Days of a single range are told
+    together, so that nothing is missing between two summaries."""
     last = _newest(plan, SummaryLevel.DAY)
     ranges = list(_standing(plan, SummaryLevel.TURNS).filter(first_turn__gt=last.last_turn if last else 0))
     days = [list(group) for _, group in groupby(ranges, key=lambda each: each.first_at.date())]
+    waiting: list[Summary] = []
     for number, day in enumerate(days):
-        is_over = number < len(days) - 1 or len(day) > RANGES_OF_A_DAY
-        if is_over and len(day) > 1:
-            return _save_coarser(plan, SummaryLevel.DAY, day[:RANGES_OF_A_DAY], None)
+        waiting += day
+        is_over = number < len(days) - 1 or len(waiting) > RANGES_OF_A_DAY
+        if is_over and len(waiting) > 1:
+            return _save_coarser(plan, SummaryLevel.DAY, waiting[:RANGES_OF_A_DAY], None)
     return False
 
 
@@ -172,6 +183,8 @@ def _summarize_session(plan: _Plan) -> bool:
 def _save_coarser(plan: _Plan, level: SummaryLevel, parts: Sequence[Summary], replaces: Summary | None) -> bool:
     lines = [Line("", f"[{part.first_at:%Y-%m-%d}] {part.text}") for part in parts]
     made = summarize(lines, max_tokens=_size(sum(part.tokens_after for part in parts) * 3), model=plan.model)
+    if made.is_fallback and replaces and replaces.is_fallback:
+        return False
     saved = save_summary(
         session_id=plan.session_id,
         level=level,

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 EXTRACTIVE = "extractive"
 MAX_SOURCE_TOKENS = 12_000  # what a model is sent of what it is to summarise
+_MOST_TOKENS = 10_000_000  # a provider that reports more reports nonsense
 _INSTRUCTIONS = (
     "You write the memory of a conversation. Summarise the part that follows in at most {words} words, in its own "
     "language. Keep names, dates, numbers, decisions, promises, preferences and open questions. No introduction, no "
@@ -89,6 +90,9 @@ def _text_of(answer: dict[str, Any]) -> str:
 
 def _usage_of(answer: dict[str, Any], model: str, source: int, text: str) -> Usage:
     reported = answer.get("usage")
-    if isinstance(reported, dict) and isinstance(reported.get("prompt_tokens"), int):
-        return Usage(reported["prompt_tokens"], int(reported.get("completion_tokens") or 0), model=model)
+    if isinstance(reported, dict):
+        counts = [reported.get(name) for name in ("prompt_tokens", "completion_tokens")]
+        known = [count for count in counts if isinstance(count, int) and 0 <= count < _MOST_TOKENS]
+        if len(known) == len(counts):
+            return Usage(known[0], known[1], model=model)
     return Usage(source, count_tokens(text), model=model, is_estimated=True)

@@ -35,7 +35,7 @@ def _scope(quota: Any) -> Iterator[str]:
 
 
 def _period(quota: Any) -> Iterator[str]:
-    allowed = _PERIODS.get(quota.measure, (quota.period,))
+    allowed = ("total",) if quota.scope == "run" else _PERIODS.get(quota.measure, (quota.period,))
     if quota.period not in allowed:
         yield f"{_words(quota.measure)} are counted by: {', '.join(allowed) or 'no period, leave it empty'}."
 

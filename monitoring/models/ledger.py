@@ -15,7 +15,7 @@ class Account(models.Model):
     """
 
     quota = models.ForeignKey(Quota, models.CASCADE, related_name="accounts", db_index=False)
-    subject = models.CharField(max_length=60, help_text="site, user:5, group:2, agent_type:3, session:<id>")
+    subject = models.CharField(max_length=60, help_text="site, user:5, group:2, agent_type:3, session:<id>, run:<id>")
     period_start = models.DateTimeField(help_text="1970 for all time.")
     used = models.BigIntegerField(default=0)
     reserved = models.BigIntegerField(default=0, help_text="By model calls that are under way.")

@@ -7,7 +7,7 @@ from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 
-from monitoring.quota_rules import mistakes_in
+from monitoring.quota_rules import TARGETS, mistakes_in
 from sessions_app.models import AgentSession, AgentType
 
 MICRO = 1_000_000  # cost is counted in millionths of the operator's currency
@@ -21,6 +21,7 @@ class Scope(models.TextChoices):
     USER = "user", "user"
     AGENT_TYPE = "agent_type", "agent type"
     SESSION = "session", "session"
+    RUN = "run", "run"
 
 
 class Measure(models.TextChoices):
@@ -102,8 +103,8 @@ class Quota(models.Model):
 
     @property
     def target_id(self) -> Any:
-        """Of the one that it is of; None if it is of each of them, or of the site."""
-        return None if self.scope == Scope.SITE else getattr(self, f"{self.scope}_id")
+        """Of the one that it is of; None if it is of each of them."""
+        return getattr(self, f"{self.scope}_id") if self.scope in TARGETS else None
 
     @property
     def is_budget(self) -> bool:

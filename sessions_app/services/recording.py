@@ -63,6 +63,11 @@ class Usage:
     model: str = ""
     is_estimated: bool = False
     counted_tokens: int = 0  # our own count of the input, beside the provider's
+    tool_calls: int = 0  # that the answer asked for
+    cost: int = 0  # in millionths of the operator's currency
+    wall_ms: int | None = None
+    queue_ms: int | None = None  # of a run's first call
+    reservation_id: int | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ WITH held AS (
     SET input_tokens = r.input_tokens + %(input_tokens)s, output_tokens = r.output_tokens + %(output_tokens)s,
         cached_tokens = r.cached_tokens + %(cached_tokens)s,
         reasoning_tokens = r.reasoning_tokens + %(reasoning_tokens)s,
-        tool_call_count = r.tool_call_count + %(tool_call_count)s,
+        tool_call_count = r.tool_call_count + %(tool_call_count)s, cost = r.cost + %(cost)s / 1000000.0,
         status = COALESCE(%(status)s, r.status), terminal_cursor = %(terminal_cursor)s,
         finished_at = CASE WHEN %(is_over)s THEN clock_timestamp() END,
         attempt = GREATEST(r.attempt - %(given_back)s, 0),
@@ -138,11 +143,14 @@ WITH held AS (
 ), usage AS (
     INSERT INTO sessions_app_usagerecord (
         session_id, owner_id, agent_type_id, run_id, created_at, model, input_tokens, output_tokens,
-        cached_tokens, reasoning_tokens, is_estimated, counted_tokens)
-    SELECT held.id, held.owner_id, held.agent_type_id, %(run_id)s, clock_timestamp(), new.*
+        cached_tokens, reasoning_tokens, is_estimated, counted_tokens, tool_calls, wall_ms, queue_ms, reservation_id,
+        cost)
+    SELECT held.id, held.owner_id, held.agent_type_id, %(run_id)s, clock_timestamp(), new.model, new.input_tokens,
+        new.output_tokens, new.cached_tokens, new.reasoning_tokens, new.is_estimated, new.counted_tokens,
+        new.tool_calls, new.wall_ms, new.queue_ms, new.reservation_id, new.cost / 1000000.0
     FROM held, jsonb_to_recordset(%(usage)s) AS new(
         model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool,
-        counted_tokens int)
+        counted_tokens int, tool_calls int, cost bigint, wall_ms int, queue_ms int, reservation_id bigint)
 )/* ledger */
 SELECT (
     SELECT next.id FROM sessions_app_run next
@@ -289,6 +297,7 @@ def _record(
         "input_tokens": sum(call.input_tokens for call in step.usage),
         "output_tokens": sum(call.output_tokens for call in step.usage),
         "cached_tokens": sum(call.cached_tokens for call in step.usage),
+        "cost": sum(call.cost for call in step.usage),
         "reasoning_tokens": sum(call.reasoning_tokens for call in step.usage),
     }
     with connection.cursor() as cursor:

@@ -1,0 +1,10 @@
+DROP TRIGGER monitoring_settle ON sessions_app_usagerecord;
+DROP FUNCTION monitoring_settle;
+DROP FUNCTION monitoring_release;
+DROP FUNCTION monitoring_reserve;
+DROP FUNCTION monitoring_open_accounts;
+DROP FUNCTION monitoring_sum;
+DROP FUNCTION monitoring_limit_units;
+DROP FUNCTION monitoring_units;
+DROP FUNCTION monitoring_budgets;
+DROP FUNCTION monitoring_subjects;

@@ -1,0 +1,236 @@
+-- The ledger of budgets: what is reserved before a model call, and settled by its usage record, in one transaction each.
+-- It lives in the database so that the accounts and the usage records cannot disagree, whoever writes the records.
+--
+-- Whoever locks several accounts locks them by quota, subject and period, so that no two wait for each other.
+
+-- Whom a model call counts for.
+CREATE FUNCTION monitoring_subjects(owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid)
+RETURNS TABLE (subject text) LANGUAGE sql STABLE AS $$
+    SELECT 'site'
+    UNION ALL SELECT 'user:' || $1
+    UNION ALL SELECT 'agent_type:' || $2 WHERE $2 IS NOT NULL
+    UNION ALL SELECT 'session:' || $3 WHERE $3 IS NOT NULL
+    UNION ALL SELECT 'run:' || $4 WHERE $4 IS NOT NULL
+    UNION ALL SELECT 'group:' || g.group_id FROM auth_user_groups g WHERE g.user_id = $1
+$$;
+
+-- The budgets that a model call counts for at a time.
+CREATE FUNCTION monitoring_budgets(
+    owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid, at timestamptz
+) RETURNS TABLE (quota_id bigint, subject text, period_start timestamptz) LANGUAGE sql STABLE AS $$
+    SELECT q.id, s.subject,
+        CASE q.period WHEN 'total' THEN timestamptz 'epoch' ELSE date_trunc(q.period, at, 'UTC') END
+    FROM monitoring_quota q
+    JOIN monitoring_subjects($1, $2, $3, $4) s ON split_part(s.subject, ':', 1) = q.scope
+    WHERE q.is_enabled AND q.measure IN ('tokens', 'cost')
+        AND split_part(s.subject, ':', 2) = COALESCE(
+            q.group_id::text, q.user_id::text, q.agent_type_id::text, q.session_id::text, split_part(s.subject, ':', 2))
+    ORDER BY 1, 2
+$$;
+
+-- An amount as accounts count it: tokens, or millionths of the currency.
+CREATE FUNCTION monitoring_units(measure text, tokens bigint, cost bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE measure WHEN 'cost' THEN cost ELSE tokens END
+$$;
+
+CREATE FUNCTION monitoring_limit_units(measure text, amount numeric) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT floor(CASE measure WHEN 'cost' THEN amount * 1000000 ELSE amount END)::bigint
+$$;
+
+-- What one subject has used in a period, by the usage records.
+CREATE FUNCTION monitoring_sum(measure text, period text, subject text, period_start timestamptz)
+RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    kind text := split_part(subject, ':', 1);
+    id text := split_part(subject, ':', 2);
+    period_end timestamptz := CASE WHEN period = 'total' THEN 'infinity'
+        ELSE (period_start AT TIME ZONE 'UTC' + ('1 ' || period)::interval) AT TIME ZONE 'UTC' END;
+    condition text := CASE kind
+        WHEN 'site' THEN ''
+        WHEN 'user' THEN 'owner_id = $3::bigint AND '
+        WHEN 'agent_type' THEN 'agent_type_id = $3::bigint AND '
+        WHEN 'session' THEN 'session_id = $3::uuid AND '
+        WHEN 'run' THEN 'run_id = $3::uuid AND '
+        WHEN 'group' THEN 'owner_id IN (SELECT user_id FROM auth_user_groups WHERE group_id = $3::integer) AND '
+    END;
+    amount text := CASE measure WHEN 'cost' THEN '(cost * 1000000)::bigint'
+        ELSE 'input_tokens::bigint + output_tokens' END;
+    total bigint;
+BEGIN
+    EXECUTE format(
+        'SELECT COALESCE(sum(%s), 0) FROM sessions_app_usagerecord WHERE %s created_at >= $1 AND created_at < $2',
+        amount, condition
+    ) INTO total USING period_start, period_end, id;
+    RETURN total;
+END $$;
+
+-- Make the accounts that a call needs, and sum up what was used before they were there. Settling one takes its row's
+-- lock, so that under it the sum misses no record and counts none twice.
+CREATE FUNCTION monitoring_open_accounts(in_session uuid, in_run uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    own record;
+    budget record;
+    account monitoring_account;
+BEGIN
+    SELECT s.owner_id, s.agent_type_id INTO own FROM sessions_app_agentsession s WHERE s.id = in_session;
+    FOR budget IN
+        SELECT b.*, q.measure, q.period
+        FROM monitoring_budgets(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp()) b
+        JOIN monitoring_quota q ON q.id = b.quota_id ORDER BY b.quota_id, b.subject
+    LOOP
+        INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
+        VALUES (budget.quota_id, budget.subject, budget.period_start, 0, 0, 0, false) ON CONFLICT DO NOTHING;
+        SELECT * INTO account FROM monitoring_account a
+        WHERE (a.quota_id, a.subject, a.period_start) = (budget.quota_id, budget.subject, budget.period_start)
+        FOR UPDATE;
+        IF NOT account.is_counted THEN
+            UPDATE monitoring_account SET is_counted = true,
+                used = monitoring_sum(budget.measure, budget.period, budget.subject, budget.period_start)
+            WHERE id = account.id;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Reserve a call's worst case in every account that it counts for, or in none. Prices are millionths of the currency
+-- for a million tokens. If the wanted output does not fit, it shrinks, down to `min_output`.
+--
+-- status: granted; refused (`quota_id`, `subject` and `room` tell where, `needed` what is the least); unopened (an
+-- account is missing: open them and ask again); stale (the session has another writer by now, or is gone).
+CREATE FUNCTION monitoring_reserve(
+    in_session uuid, in_run uuid, in_epoch bigint, in_purpose text, in_model text,
+    in_input integer, in_output integer, min_output integer, input_price bigint, output_price bigint
+) RETURNS TABLE (
+    status text, reservation_id bigint, output_tokens integer, quota_id bigint, subject text, needed bigint, room bigint,
+    warnings jsonb
+) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    own record;
+    budget record;
+    account monitoring_account;
+    ids bigint[] := '{}';
+    input_cost bigint := ceil(in_input::numeric * input_price / 1000000);
+    least_cost bigint := input_cost + ceil(min_output::numeric * output_price / 1000000);
+    granted bigint := in_output;
+    fits bigint;
+    cost bigint;
+BEGIN
+    SELECT s.owner_id, s.agent_type_id, s.epoch INTO own FROM sessions_app_agentsession s WHERE s.id = in_session;
+    IF NOT FOUND OR own.epoch <> in_epoch THEN
+        status := 'stale';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    FOR budget IN
+        SELECT b.*, q.measure, q.action, monitoring_limit_units(q.measure, q."limit") AS units
+        FROM monitoring_budgets(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp()) b
+        JOIN monitoring_quota q ON q.id = b.quota_id ORDER BY b.quota_id, b.subject
+    LOOP
+        SELECT * INTO account FROM monitoring_account a
+        WHERE (a.quota_id, a.subject, a.period_start) = (budget.quota_id, budget.subject, budget.period_start)
+        FOR UPDATE;
+        IF NOT FOUND OR NOT account.is_counted THEN
+            status := 'unopened';
+            RETURN NEXT;
+            RETURN;
+        END IF;
+        ids := ids || account.id;
+        CONTINUE WHEN budget.action = 'warn';
+        fits := budget.units + account.extra - account.used - account.reserved;
+        IF budget.measure = 'tokens' THEN
+            fits := fits - in_input;
+        ELSIF output_price > 0 THEN
+            fits := floor((fits - input_cost)::numeric * 1000000 / output_price);
+        ELSE
+            fits := CASE WHEN fits >= input_cost THEN in_output ELSE -1 END;
+        END IF;
+        IF fits < granted THEN
+            granted := fits;
+            quota_id := budget.quota_id;
+            subject := budget.subject;
+            room := budget.units + account.extra - account.used - account.reserved;
+            needed := monitoring_units(budget.measure, in_input + min_output, least_cost);
+        END IF;
+    END LOOP;
+    IF granted < LEAST(min_output, in_output) THEN
+        status := 'refused';
+        RETURN NEXT;
+        RETURN;
+    END IF;
+    status := 'granted';
+    output_tokens := granted;
+    IF ids <> '{}' THEN
+        cost := input_cost + ceil(granted::numeric * output_price / 1000000);
+        INSERT INTO monitoring_reservation AS r (
+            session_id, run_id, epoch, purpose, model, input_tokens, output_tokens, cost, account_ids, created_at)
+        VALUES (in_session, in_run, in_epoch, in_purpose, in_model, in_input, granted, cost, ids, clock_timestamp())
+        RETURNING r.id INTO reservation_id;
+        UPDATE monitoring_account a
+        SET reserved = a.reserved + monitoring_units(q.measure, in_input + granted, cost)
+        FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(ids);
+        WITH warned AS (
+            UPDATE monitoring_account a SET warned_at = clock_timestamp()
+            FROM monitoring_quota q
+            WHERE q.id = a.quota_id AND a.id = ANY(ids) AND a.warned_at IS NULL
+                AND (a.used + a.reserved) * 100 >= (monitoring_limit_units(q.measure, q."limit") + a.extra) * q.warn_percent
+            RETURNING a.quota_id, a.subject, a.used + a.reserved AS taken,
+                monitoring_limit_units(q.measure, q."limit") + a.extra AS units
+        )
+        SELECT jsonb_agg(jsonb_build_object(
+            'quota_id', w.quota_id, 'subject', w.subject, 'taken', w.taken, 'units', w.units)) INTO warnings FROM warned w;
+    END IF;
+    RETURN NEXT;
+END $$;
+
+-- Take a reservation back from its accounts and forget it.
+CREATE FUNCTION monitoring_release(in_reservation bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    reservation monitoring_reservation;
+BEGIN
+    DELETE FROM monitoring_reservation WHERE id = in_reservation RETURNING * INTO reservation;
+    IF FOUND THEN
+        PERFORM 1 FROM monitoring_account a WHERE a.id = ANY(reservation.account_ids)
+        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE;
+        UPDATE monitoring_account a
+        SET reserved = a.reserved - monitoring_units(
+            q.measure, reservation.input_tokens + reservation.output_tokens, reservation.cost)
+        FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(reservation.account_ids);
+    END IF;
+END $$;
+
+-- A usage record settles its reservation, and is added to the accounts of its own time. One that is not counted yet
+-- finds this record when it is.
+CREATE FUNCTION monitoring_settle() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    account record;
+BEGIN
+    IF NEW.reservation_id IS NOT NULL THEN
+        PERFORM monitoring_release(NEW.reservation_id);
+    END IF;
+    INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
+    SELECT b.quota_id, b.subject, b.period_start, 0, 0, 0, false
+    FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
+    WHERE NOT EXISTS (
+        SELECT 1 FROM monitoring_account a
+        WHERE (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start))
+    ORDER BY 1, 2 ON CONFLICT DO NOTHING;
+    FOR account IN
+        SELECT a.id, a.is_counted, q.measure
+        FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
+        JOIN monitoring_account a
+            ON (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start)
+        JOIN monitoring_quota q ON q.id = a.quota_id
+        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE OF a
+    LOOP
+        IF account.is_counted THEN
+            UPDATE monitoring_account a
+            SET used = a.used + monitoring_units(
+                account.measure, NEW.input_tokens::bigint + NEW.output_tokens, (NEW.cost * 1000000)::bigint)
+            WHERE a.id = account.id;
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER monitoring_settle AFTER INSERT ON sessions_app_usagerecord
+FOR EACH ROW EXECUTE FUNCTION monitoring_settle();

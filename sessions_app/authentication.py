@@ -11,7 +11,7 @@ from rest_framework.authentication import BaseAuthentication, get_authorization_
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 
-from sessions_app.services.tokens import find_owner
+from sessions_app.services.tokens import Bearer, find_bearer
 
 _TICKET_SALT = "websocket-ticket"
 
@@ -21,15 +21,15 @@ class TokenAuthentication(BaseAuthentication):
 
     keyword = "Bearer"
 
-    def authenticate(self, request: Request) -> tuple[Any, Any] | None:
+    def authenticate(self, request: Request) -> tuple[Any, Bearer] | None:
         parts = get_authorization_header(request).split()
         if not parts or parts[0].lower() != b"bearer":
             return None
         plaintext = parts[1].decode("latin-1") if len(parts) == 2 else ""
-        owner = find_owner(plaintext)
-        if owner is None:
+        bearer = find_bearer(plaintext)
+        if bearer is None:
             raise AuthenticationFailed("The bearer token is not valid.")
-        return owner, self.keyword
+        return bearer.owner, bearer
 
     def authenticate_header(self, request: Request) -> str:
         return self.keyword

@@ -164,6 +164,13 @@ class SessionExpiredError(AgentsiteError):
     status = 410
 
 
+class SessionTimeoutError(AgentsiteError):
+    """The runs of this session have been at work for as long as they may; an operator can give it time again."""
+
+    code = "session_timeout"
+    status = 409
+
+
 class MessageTooLargeError(AgentsiteError):
     """The message is too large."""
 

@@ -14,7 +14,7 @@ from sessions_app.services.tokens import create_token, revoke_token
 
 @admin.register(ApiToken)
 class ApiTokenAdmin(admin.ModelAdmin):
-    list_display = ("name", "owner", "prefix", "created_at", "expires_at", "revoked_at")
+    list_display = ("name", "owner", "prefix", "requests_per_minute", "created_at", "expires_at", "revoked_at")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter), "created_at")
     list_select_related = ("owner",)
     search_fields = ("name", "prefix", "owner__username")
@@ -22,14 +22,15 @@ class ApiTokenAdmin(admin.ModelAdmin):
     actions = ("revoke",)
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        asked = ("owner", "name", "expires_at")
+        asked = ("owner", "name", "expires_at", "requests_per_minute")
         return asked if obj is None else (*asked, "prefix", "created_at", "revoked_at")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return obj is None and super().has_change_permission(request)
 
     def save_model(self, request: HttpRequest, obj: Any, form: forms.ModelForm, change: bool) -> None:
-        token, plaintext = create_token(owner=obj.owner, name=obj.name, expires_at=obj.expires_at)
+        asked = {name: getattr(obj, name) for name in ("owner", "name", "expires_at", "requests_per_minute")}
+        token, plaintext = create_token(**asked)
         obj.pk, obj.prefix = token.pk, token.prefix  # for the admin's log
         messages.success(request, f"The token, shown only now: {plaintext}")
 

@@ -53,6 +53,7 @@ class Run(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     dispatched_at = models.DateTimeField(null=True, blank=True)
     started_at = models.DateTimeField(null=True, blank=True)
+    claimed_at = models.DateTimeField(null=True, blank=True, help_text="When its newest attempt began.")
     finished_at = models.DateTimeField(null=True, blank=True)
     terminal_cursor = models.CharField(max_length=40, blank=True, help_text="The id of the last event.")
     error_code = models.CharField(max_length=50, blank=True)

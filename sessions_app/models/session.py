@@ -57,5 +57,9 @@ class AgentSession(models.Model):
     def __str__(self) -> str:
         return self.title or f"Session {str(self.id)[:8]}"
 
+    @property
+    def worked_seconds(self) -> float:
+        return self.worked_ms / 1_000
+
     def is_expired(self, now: datetime | None = None) -> bool:
         return self.expires_at <= (now or timezone.now())

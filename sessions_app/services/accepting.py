@@ -28,6 +28,7 @@ from sessions_app.models import AgentSession, Event, Message, OnBusy, Run, RunSt
 from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.telling import Told
+from sessions_app.services.working_time import check_time_left
 from sessions_app.signals import steering_requested
 from sessions_app.token_counting import message_tokens
 
@@ -60,10 +61,11 @@ class _Locked:
     on_busy: str
     required: tuple[str, ...]
     now: datetime
+    worked_ms: int
 
 
 _LOCK = """
-SELECT s.epoch, s.expires_at, a.on_busy, a.required_capabilities
+SELECT s.epoch, s.expires_at, a.on_busy, a.required_capabilities, s.worked_ms
 FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
 WHERE s.id = %(session_id)s AND s.owner_id = %(owner_id)s AND s.deleted_at IS NULL
 FOR UPDATE OF s
@@ -107,12 +109,14 @@ def accept_turn(
 ) -> AcceptedTurn:
     """Write the user's message and its queued run. `on_busy` is the agent type's unless it is given.
 
-    Raises SessionNotFoundError, SessionExpiredError, QueueFullError, SessionBusyError, IdempotencyKeyReusedError.
+    Raises SessionNotFoundError, SessionExpiredError, SessionTimeoutError, QueueFullError, SessionBusyError,
+    IdempotencyKeyReusedError.
     """
     key = as_uuid(session_id)
     locked = _lock(user, key)
     if idempotency_key and (repeated := _find_repeated(key, idempotency_key, message, locked.epoch)):
         return repeated
+    check_time_left(locked.worked_ms)
     on_busy = on_busy or locked.on_busy
     told = None if on_busy == OnBusy.ENQUEUE else _make_way(key, on_busy)
     return replace(_write(key, locked, message, on_busy, idempotency_key, told), told=told)
@@ -125,10 +129,10 @@ def _lock(user: Any, session_id: uuid.UUID | None) -> _Locked:
         session = cursor.fetchone()
     if session is None:
         raise SessionNotFoundError()
-    epoch, expires_at, on_busy, required = session
+    epoch, expires_at, on_busy, required, worked_ms = session
     if expires_at <= now:
         raise SessionExpiredError()
-    return _Locked(epoch, on_busy, tuple(orjson.loads(required)), now)
+    return _Locked(epoch, on_busy, tuple(orjson.loads(required)), now, worked_ms)
 
 
 def _write(

@@ -32,6 +32,8 @@ class Claim:
     agent: AgentConfig
     state: dict[str, Any]
     agent_state: Any = None
+    queue_ms: int | None = None  # how long the run had waited when it was first claimed
+    worked_ms: int = 0  # how long the session's runs were at work before
 
 
 # The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
@@ -46,7 +48,8 @@ WITH locked AS (
 ), claimed AS (
     UPDATE sessions_app_run r
     SET status = 'running', epoch = locked.epoch + 1, attempt = r.attempt + 1, worker = %(worker)s,
-        started_at = COALESCE(r.started_at, now()), agent_version = COALESCE(r.agent_version, locked.version),
+        started_at = COALESCE(r.started_at, now()), claimed_at = clock_timestamp(),
+        agent_version = COALESCE(r.agent_version, locked.version),
         lease_expires_at = clock_timestamp() + %(lease_seconds)s * interval '1 second'
     FROM locked
     WHERE r.id = %(run_id)s AND r.session_id = locked.id AND r.status = 'queued'
@@ -55,13 +58,14 @@ WITH locked AS (
         WHERE o.session_id = r.session_id AND o.id <> r.id
           AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
     RETURNING r.session_id, r.epoch, r.turn, r.attempt, r.started_at <> now() AS is_resumed,
-        r.agent_version, r.agent_state
+        r.agent_version, r.agent_state,
+        CASE WHEN r.started_at = now() THEN (extract(epoch FROM now() - r.created_at) * 1000)::int END AS queue_ms
 )
 UPDATE sessions_app_agentsession s SET epoch = claimed.epoch
 FROM claimed, sessions_app_agenttypeversion v
 WHERE s.id = claimed.session_id AND v.agent_type_id = s.agent_type_id AND v.version = claimed.agent_version
 RETURNING claimed.session_id, claimed.epoch, claimed.turn, claimed.attempt, claimed.is_resumed, s.state, v.config,
-    claimed.agent_state
+    claimed.agent_state, claimed.queue_ms, s.worked_ms
 """
 
 
@@ -73,10 +77,12 @@ def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    session_id, epoch, turn, attempt, is_resumed, state, config, agent_state = row
+    session_id, epoch, turn, attempt, is_resumed, state, config, agent_state, queue_ms, worked_ms = row
     agent = AgentConfig.from_json(orjson.loads(config))
     saved = None if agent_state is None else orjson.loads(agent_state)
-    return Claim(run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state), saved)
+    return Claim(
+        run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state), saved, queue_ms, worked_ms
+    )
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,14 @@ def renew_leases(*, claims: Sequence[Claim]) -> list[Renewed]:
 
 
 _GIVE_BACK = """
-WITH held AS (SELECT id FROM sessions_app_agentsession WHERE id = %(session_id)s AND epoch = %(epoch)s FOR UPDATE)
+WITH held AS (
+    UPDATE sessions_app_agentsession s
+    SET worked_ms = s.worked_ms
+        + COALESCE(GREATEST(extract(epoch FROM clock_timestamp() - r.claimed_at) * 1000, 0), 0)::bigint
+    FROM sessions_app_run r
+    WHERE s.id = %(session_id)s AND s.epoch = %(epoch)s AND r.id = %(run_id)s AND r.status = 'running'
+    RETURNING s.id
+)
 UPDATE sessions_app_run r
 SET status = 'queued', attempt = GREATEST(r.attempt - 1, 0), lease_expires_at = NULL, dispatched_at = clock_timestamp()
 FROM held WHERE r.id = %(run_id)s AND r.status = 'running'

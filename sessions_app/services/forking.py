@@ -15,6 +15,7 @@ from sessions_app.errors import MessageNotFoundError, QueueFullError, RunNotRetr
 from sessions_app.models import AgentSession, IndexEntry, Message, Run, RunStatus, ToolCall
 from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.accepting import AcceptedTurn
+from sessions_app.services.working_time import check_time_left
 
 _FINISHED = (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
 
@@ -75,9 +76,10 @@ def retry_run(*, user: Any, run: Run) -> AcceptedTurn:
     """Run a failed or cancelled turn again as a new one, which goes on from the last step that was finished.
 
     The turn's messages move to the new one, without the partial answer. Raises RunNotRetryableError,
-    SessionExpiredError, QueueFullError.
+    SessionExpiredError, SessionTimeoutError, QueueFullError.
     """
     session = get_live_session(user, run.session_id, lock=True)
+    check_time_left(session.worked_ms)
     run.refresh_from_db()
     messages = Message.objects.filter(session=session, turn=run.turn)
     if run.status not in (RunStatus.FAILED, RunStatus.CANCELLED):

@@ -112,7 +112,10 @@ _RECORD = """
 WITH held AS (
     UPDATE sessions_app_agentsession
     SET last_active = clock_timestamp(), message_count = message_count + %(message_count)s,
-        input_tokens = input_tokens + %(input_tokens)s, output_tokens = output_tokens + %(output_tokens)s
+        input_tokens = input_tokens + %(input_tokens)s, output_tokens = output_tokens + %(output_tokens)s,
+        worked_ms = worked_ms + CASE WHEN %(status)s::text IS NULL THEN 0 ELSE (
+            SELECT COALESCE(GREATEST(extract(epoch FROM clock_timestamp() - r.claimed_at) * 1000, 0), 0)::bigint
+            FROM sessions_app_run r WHERE r.id = %(run_id)s) END
     WHERE id = %(session_id)s AND epoch = %(epoch)s
     RETURNING id, owner_id, agent_type_id
 ), run AS (

@@ -69,6 +69,7 @@ def recover_run(*, run_id: uuid.UUID) -> Recovered | None:
     run = runs.select_for_update().select_related("session__agent_type").first() if session else None
     if session is None or run is None:
         return None
+    AgentSession.objects.filter(pk=session.pk).update(worked_ms=F("worked_ms") + _worked_ms(run))
     max_attempts = run.session.agent_type.max_attempts
     if run.cancel_requested_at is not None:
         return Recovered(run.pk, end_without_worker(run, RunStatus.CANCELLED, code=WORKER_LOST))
@@ -79,3 +80,11 @@ def recover_run(*, run_id: uuid.UUID) -> Recovered | None:
     run.status, run.lease_expires_at, run.dispatched_at = RunStatus.QUEUED, None, timezone.now()
     run.save(update_fields=["status", "lease_expires_at", "dispatched_at"])
     return Recovered(run.pk, None)
+
+
+def _worked_ms(run: Run) -> int:
+    """How long a lost attempt was at work: until the last sign of its worker, which is when it renewed the lease."""
+    if run.claimed_at is None or run.lease_expires_at is None:
+        return 0
+    last_sign = run.lease_expires_at - timedelta(seconds=settings.RUN_LEASE_SECONDS)
+    return max(0, round((last_sign - run.claimed_at).total_seconds() * 1_000))

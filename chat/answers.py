@@ -13,6 +13,9 @@ from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.services.deciding import waiting_calls
 from sessions_app.threads import in_database_thread
 
+# A run that failed for what its caller asked too much of; any other is the failure of what stands behind the server.
+_STATUSES = {"budget_exceeded": 429}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -25,10 +28,10 @@ class Answer:
 
     @property
     def status(self) -> int:
-        """A failed run is the failure of what stands behind the server; one that is parked is not at its end."""
-        if self.waiting:
-            return 202
-        return 502 if self.run.status == RunStatus.FAILED else 200
+        """One that is parked is not at its end."""
+        if self.run.status == RunStatus.FAILED:
+            return _STATUSES.get(self.run.error_code, 502)
+        return 202 if self.waiting or self.run.status == RunStatus.AWAITING_APPROVAL else 200
 
     def as_json(self) -> dict[str, Any]:
         run = self.run
@@ -48,6 +51,8 @@ class Answer:
         if self.waiting:
             body["status"] = RunStatus.AWAITING_APPROVAL.value
             body["approvals"] = ApprovalSerializer(self.waiting, many=True).data
+        elif run.status == RunStatus.AWAITING_APPROVAL:
+            body["budget"] = self.facts[-1].data if self.facts else {}
         if run.status == RunStatus.FAILED:
             body["error"] = {"code": run.error_code, "message": run.error_message}
         return body

@@ -26,6 +26,10 @@ async def _nothing() -> list[str]:
     return []
 
 
+async def _unlimited() -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class RunContext:
     """What an agent is given for one turn.
@@ -34,6 +38,10 @@ class RunContext:
     and, when a run is taken over, the steps of this turn that are done. `pending` are those steps' tool calls that
     have no result yet and are to be run (again) first. Tools that are not idempotent are announced to the `ledger`
     before they start. `take_steering` gives, between two steps, what the user has sent meanwhile for this turn.
+
+    Each model call is reserved in the budgets that apply before it begins. `reserve` sees to it if that was not done
+    yet, and tells how many tokens the answer may have, 0 if there is no limit; it raises BudgetExceededError, which is
+    to travel on.
 
     `approvals` are the decisions, by call id, about calls that were asked about in this turn; `agent_state` is what the
     agent left behind when it asked.
@@ -53,6 +61,7 @@ class RunContext:
     prompt_tokens: int = 0  # of the messages, the system prompt and the tools
     ledger: Ledger = field(default_factory=NoLedger)
     take_steering: Callable[[], Awaitable[list[str]]] = _nothing
+    reserve: Callable[[], Awaitable[int]] = _unlimited
 
     def needs_approval(self, call: ToolCall) -> bool:
         """Whether a person has to allow this call before its tool may start."""

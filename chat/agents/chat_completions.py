@@ -37,9 +37,10 @@ class ChatCompletionsAgent:
         names = [context.agent.model or settings.AGENT_MODEL, *context.agent.fallback_models]
         if not names[0]:
             raise ModelError("No model is configured: set AGENT_MODEL.")
+        max_output = await context.reserve()
         for name, fallback in zip(names, [*names[1:], None], strict=True):
             try:
-                async for event in self._ask_patiently(name, context, messages):
+                async for event in self._ask_patiently(name, context, messages, max_output):
                     yield event
                 return
             except UnavailableError as error:
@@ -48,11 +49,11 @@ class ChatCompletionsAgent:
                 yield Status({"status": "fallback", "model": fallback, "reason": error.message})
 
     async def _ask_patiently(
-        self, name: str, context: RunContext, messages: list[dict[str, Any]]
+        self, name: str, context: RunContext, messages: list[dict[str, Any]], max_output: int
     ) -> AsyncIterator[AgentEvent]:
         """Ask again while that may help; raises UnavailableError if nothing came, else ModelError."""
         model, endpoint = find_model(name)
-        body = orjson.dumps(completion_request(model, endpoint, messages, context))
+        body = orjson.dumps(completion_request(model, endpoint, messages, context, max_output))
         for attempt in range(context.agent.model_retries + 1):
             try:
                 async for event in _ask(model, endpoint, body, context):

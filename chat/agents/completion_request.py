@@ -11,9 +11,9 @@ _CACHED = {"cache_control": {"type": "ephemeral"}}
 
 
 def completion_request(
-    model: str, endpoint: Endpoint, messages: list[dict[str, Any]], context: RunContext
+    model: str, endpoint: Endpoint, messages: list[dict[str, Any]], context: RunContext, max_output: int = 0
 ) -> dict[str, Any]:
-    """The request's JSON object."""
+    """The request's JSON object. `max_output` is what the budgets leave for the answer, 0 if they leave it alone."""
     if endpoint.has_cache_control and is_used(Technique.CACHING):
         messages = _with_cache_marks(messages)
     request: dict[str, Any] = {
@@ -30,10 +30,10 @@ def completion_request(
             }
             for tool in context.tools.values()
         ]
-    if context.agent.max_output_tokens:
+    if limit := max_output or context.agent.max_output_tokens:
         # OpenAI has given it another name, which others do not know.
         name = "max_completion_tokens" if "api.openai.com" in endpoint.base_url else "max_tokens"
-        request[name] = context.agent.max_output_tokens
+        request[name] = limit
     if context.agent.response_schema is not None:
         schema = {"name": "answer", "schema": context.agent.response_schema, "strict": True}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}

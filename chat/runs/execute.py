@@ -2,20 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
 from django.utils import timezone
 
 from chat.agents.base import RunTimeoutError
-from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Status, ToolCall
+from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Status, ToolCall, ToolResult
 from chat.agents.registry import agent_for, find_tools
 from chat.context.prepared import PreparedContext
+from chat.runs.budgets import CallBudget
 from chat.runs.persistence import Persistence
 from chat.runs.recorder import Recorder
 from chat.runs.work import Work
 from chat.stream.writer import RunStream
+from monitoring.ledger import BudgetExceededError
+from monitoring.pausing import as_question
 from sessions_app import facts
 from sessions_app.errors import AgentsiteError, CancelRequestedError, StaleEpochError
 from sessions_app.failpoints import fail_point
@@ -53,6 +56,7 @@ class Execution:
         self._work = work
         self._stream = stream
         self._database = Persistence(work.claim, stream)
+        self._calls: CallBudget | None = None  # known when the context is prepared
         self._telling = asyncio.Lock()  # the ids of events that are recorded before they are emitted
         self._recorder = Recorder(
             work.claim,
@@ -105,23 +109,37 @@ class Execution:
     # --- the steps ---------------------------------------------------------------------------------------------------
 
     async def _work_through(self) -> None:
+        try:
+            await self._take_steps()
+        except BudgetExceededError as error:
+            if error.is_pause:
+                await self._pause(error)
+            raise
+
+    async def _take_steps(self) -> None:
         self._begin()
         results = await self._settle_what_was_open()
         config = self.claim.agent
         self._recorder.tools = tools = await find_tools(config, self._tell_status)
         prepared = await self._database.prepare(lambda: self._work.prepare(tools))
         await self._tell_of(prepared)
-        context = self._work.context(prepared, self, tools, self.take_steering, results)
+        self._calls = calls = CallBudget(self.claim, self._database, self._recorder, prepared.budget)
+        context = self._work.context(prepared, self, tools, self.take_steering, calls.reserve, results)
         agent = agent_for(config.runtime)
         async with self._time_limit(), _closing(agent.stream(context)) as events:
+            if not context.pending:  # else their results come before the first model call
+                await calls.reserve()
             async for event in events:
                 if self._is_owed:
                     await self._checkpoint()
+                    await calls.reserve()  # it goes on
                 if isinstance(event, ApprovalRequired):
                     await self._park(event.calls, "approval", APPROVAL_DECISIONS, event.state)
                 elif self._recorder.add(event):
                     await self._checkpoint()
                     self._leave_if_asked(event)
+                    if isinstance(event, ToolResult) and not self._recorder.has_open_calls:
+                        await calls.reserve()
                 elif isinstance(event, ModelAnswer):
                     self._is_owed = True
 
@@ -196,14 +214,26 @@ class Execution:
     async def _park(
         self, calls: Sequence[ToolCall], reason: str, decisions: Sequence[Decision], agent_state: Any
     ) -> NoReturn:
-        """Wait for a person without a worker. Whoever has seen the question finds that it can be answered."""
+        """Wait for a person to decide about calls, without a worker."""
         async with self._telling:
             self.is_finishing = True
         questions = self._recorder.ask(calls, reason=reason, decisions=decisions)
         awaiting = [call.id for call in calls] if reason == "approval" else []
+        await self._wait_for_person(questions, self._database.park(self._recorder.step, awaiting, agent_state))
+
+    async def _pause(self, error: BudgetExceededError) -> NoReturn:
+        """Wait for somebody to raise a budget, or for its next period, without a worker."""
+        async with self._telling:
+            self.is_finishing = True
+        questions = self._recorder.ask_for_budget(as_question(error))
+        pause = self._database.pause(self._recorder.step, error, self.claim.agent_state)
+        await self._wait_for_person(questions, pause)
+
+    async def _wait_for_person(self, questions: list[NewEvent], write: Coroutine[Any, Any, None]) -> NoReturn:
+        """Whoever has seen the question finds that it can be answered."""
         fail_point("before_park")
         try:
-            await asyncio.shield(self._database.park(self._recorder.step, awaiting, agent_state))
+            await asyncio.shield(write)
         except CancelRequestedError:
             self._recorder.withdraw(questions)
             raise
@@ -243,6 +273,8 @@ class Execution:
 
     async def _give_back(self) -> None:
         self.is_finishing = True
+        if self._recorder.reserved is not None:  # broken off in the middle of an answer
+            await self._database.record_step(self._recorder.usage_of_open_call())
         self.is_given_back = await self._database.give_back()
         logger.info("Run %s is handed over", self.claim.run_id)
 
@@ -251,6 +283,10 @@ class Execution:
         async with self._telling:
             self.is_finishing = True
         self._recorder.end(is_partial=status != RunStatus.SUCCEEDED)
+        if status == RunStatus.CANCELLED:
+            self._recorder.charge_open_call()
+        elif self._calls is not None:
+            await self._calls.give_up()
         type, data = await self._terminal_event(status, code, message)
         self._recorder.add_terminal(type, data)
         fail_point("before_finish")

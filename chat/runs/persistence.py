@@ -14,6 +14,8 @@ from django.db import IntegrityError, InterfaceError, OperationalError
 from psycopg_pool import PoolTimeout
 
 from chat.stream.writer import RunStream
+from monitoring import ledger, pausing
+from monitoring.ledger import BudgetExceededError, ModelCall, Reserved
 from sessions_app.errors import StaleEpochError
 from sessions_app.models import Run, RunStatus
 from sessions_app.services import claiming, effects, recording, steering, summaries, telling
@@ -37,6 +39,9 @@ _give_back = in_database_thread(claiming.give_back)
 _start_calls = in_database_thread(effects.start_calls)
 _absorb_steering = in_database_thread(steering.absorb_steering)
 _record_told = in_database_thread(telling.record_told)
+_reserve = in_database_thread(ledger.reserve)
+_release = in_database_thread(ledger.release)
+_pause_run = in_database_thread(pausing.pause_run)
 _mark_told = in_database_thread(summaries.mark_told)
 
 
@@ -61,6 +66,16 @@ class Persistence:
     async def park(self, step: Step, awaiting: list[str], agent_state: Any) -> None:
         end: dict[str, Any] = {"awaiting": awaiting, "agent_state": agent_state}
         await self._write(lambda: _park_run(claim=self._claim, step=step, **end))
+
+    async def pause(self, step: Step, error: BudgetExceededError, agent_state: Any) -> None:
+        end: dict[str, Any] = {"error": error, "agent_state": agent_state}
+        await self._write(lambda: _pause_run(claim=self._claim, step=step, **end))
+
+    async def reserve(self, call: ModelCall) -> Reserved:
+        return await self._write(lambda: _reserve(call))
+
+    async def release(self, reservation_id: int) -> None:
+        await self._write(lambda: _release(reservation_id))
 
     async def start_calls(self, call_ids: list[str]) -> None:
         await self._write(lambda: _start_calls(claim=self._claim, call_ids=call_ids))

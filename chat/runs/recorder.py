@@ -1,5 +1,6 @@
 """Turns what an agent yields into events for the clients, at once, and into facts for Postgres, step by step."""
 
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from chat.agents.loop import result_text
 from chat.agents.tools.base import Tool
 from chat.agents.tools.stored import shorten
 from chat.stream.writer import RunStream
+from monitoring.ledger import Reserved
 from sessions_app.models import Decision, Role, ToolCallStatus
 from sessions_app.services.claiming import Claim
 from sessions_app.services.recording import NewCall, NewEvent, NewMessage, Step, Usage
@@ -46,6 +48,9 @@ class Recorder:
         self._stream = stream
         self.next_position = next_position
         self.prompt_tokens = 0  # of the next model call, as counted here
+        self.reserved: Reserved | None = None  # for the call that is under way or comes next
+        self._call_began = 0.0  # monotonic
+        self._queue_ms: int | None = claim.queue_ms  # until the first call's usage tells it
         self.tools: dict[str, Tool] = {}  # the agent's, as soon as they are known
         self._step = Step()
         self._blocks: list[_Block] = []
@@ -108,6 +113,17 @@ class Recorder:
             "decisions": [decision.value for decision in decisions],
         }
 
+    def ask_for_budget(self, data: dict[str, Any]) -> list[NewEvent]:
+        """As `ask`, about a budget that has to be raised."""
+        seq = self._stream.seq + 1
+        event = NewEvent(seq, seq, "approval_required", {"run_id": str(self._claim.run_id), "reason": "budget", **data})
+        self._step.events.append(event)
+        return [event]
+
+    def begin_call(self, reserved: Reserved) -> None:
+        """A model call begins, for which this was reserved."""
+        self.reserved, self._call_began = reserved, time.monotonic()
+
     @property
     def step(self) -> Step:
         """What has come together since the last checkpoint."""
@@ -131,6 +147,18 @@ class Recorder:
         """What is still open becomes a message, marked as partial if the run broke off."""
         if self._blocks:
             self._end_answer((), None, is_partial=is_partial)
+
+    def usage_of_open_call(self) -> Step:
+        """A step that says nothing but what the call has cost that is broken off; the rest of this step is dropped."""
+        self._step = Step()
+        self.charge_open_call()
+        return self._step
+
+    def charge_open_call(self) -> None:
+        """A call that was broken off has cost its prompt, and what came of its answer."""
+        if self.reserved is not None:
+            came = sum(count_tokens(block.text()) for block in self._blocks)
+            self._add_usage(Usage(self.prompt_tokens, came, is_estimated=True))
 
     def add_terminal(self, type: str, data: dict[str, Any]) -> None:
         """Add the run's last event, under the id that it will have in the stream after the commit."""
@@ -170,7 +198,7 @@ class Recorder:
         for call in calls:
             self._open_calls[call.id] = self.next_position
             self.next_position += 1
-        self._add_usage(usage or self._estimate(thought, content, calls))
+        self._add_usage(usage or self._estimate(thought, content, calls), tool_calls=len(calls))
 
     def _plan(self, calls: tuple[ToolCall, ...], status: ToolCallStatus, stored: str = "") -> None:
         for call in calls:
@@ -244,9 +272,20 @@ class Recorder:
         output = sum(count_tokens(text) for text in texts if text)
         return Usage(input_tokens=self.prompt_tokens, output_tokens=output, is_estimated=True)
 
-    def _add_usage(self, usage: Usage) -> None:
-        usage = replace(usage, counted_tokens=self.prompt_tokens)
-        self._step.usage.append(usage)
+    def _add_usage(self, usage: Usage, *, tool_calls: int = 0) -> None:
+        reserved, self.reserved = self.reserved, None
+        self._step.usage.append(
+            replace(
+                usage,
+                counted_tokens=self.prompt_tokens,
+                tool_calls=tool_calls,
+                cost=reserved.prices.cost_of(usage) if reserved else 0,
+                wall_ms=round((time.monotonic() - self._call_began) * 1_000) if reserved else None,
+                queue_ms=self._queue_ms,
+                reservation_id=reserved.id if reserved else None,
+            )
+        )
+        self._queue_ms = None
         self.prompt_tokens += usage.output_tokens
         for name in self.usage:
             self.usage[name] += getattr(usage, name)

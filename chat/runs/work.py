@@ -12,6 +12,7 @@ from chat.context.calibration import ratio_of
 from chat.context.prepared import PreparedContext
 from chat.context.preparing import Question, prepare
 from chat.runs.prepare import preparations
+from monitoring.ledger import charge_lost
 from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
@@ -38,6 +39,8 @@ class Work:
         self.places = _places_of_open_calls(turn)
         self.next_position = max([turn[-1].position, *self.places.values()]) + 1
         self.open_calls: dict[str, OpenCall] = {}
+        if claim.is_resumed:
+            charge_lost(run_id=claim.run_id)  # what the worker before had begun
         if self.places:
             self.open_calls = {call.call_id: call for call in take_over_calls(claim=claim)}
         self.newest_fact: Cursor | None = facts.newest_of(claim.run_id) if claim.is_resumed else None
@@ -77,6 +80,7 @@ class Work:
         ledger: Ledger,
         tools: dict[str, Tool],
         take_steering: Any,
+        reserve: Any,
         results: list[PromptMessage],
     ) -> RunContext:
         """`results` are those that were known at the beginning."""
@@ -101,6 +105,7 @@ class Work:
             agent_state=self.claim.agent_state,
             ledger=ledger,
             take_steering=take_steering,
+            reserve=reserve,
         )
 
 

@@ -106,6 +106,14 @@ def _edit_message(call: ToolCall) -> None:
                 message.save(update_fields=["tool_calls"])
 
 
+@transaction.atomic
+def go_on(*, run_id: uuid.UUID) -> bool:
+    """Queue a parked run again, if no call of it waits for a person; False if there is no such run (any more)."""
+    session = AgentSession.objects.select_for_update().filter(runs=run_id, deleted_at=None).first()
+    run = Run.objects.filter(pk=run_id, status=RunStatus.AWAITING_APPROVAL).first() if session else None
+    return run is not None and _go_on_if_all_is_decided(run)
+
+
 def _go_on_if_all_is_decided(run: Run) -> bool:
     if ToolCall.objects.filter(_UNDECIDED, run=run).exists():
         return False

@@ -16,6 +16,10 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
     return _answer(request, 403, "csrf_failed", "The form has expired or came from another site. Load it again.")
 
 
+def too_many_requests(request: HttpRequest) -> HttpResponse:
+    return _answer(request, 429, "rate_limited", "Too many attempts from your network. Try again in a minute.")
+
+
 def _answer(request: HttpRequest, status: int, code: str, message: str) -> HttpResponse:
     if "text/html" in request.headers.get("Accept", ""):
         return render(request, "error.html", {"status": status, "message": message}, status=status)

@@ -365,13 +365,13 @@ REST_FRAMEWORK = {
         "rest_framework.renderers.JSONRenderer",
         "rest_framework.renderers.BrowsableAPIRenderer",
     ],
-    "DEFAULT_THROTTLE_CLASSES": ["sessions_app.api.throttling.RequestRateThrottle"],
+    "DEFAULT_THROTTLE_CLASSES": ["monitoring.throttling.RequestRateThrottle"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
-    "EXCEPTION_HANDLER": "sessions_app.api.errors.exception_handler",
+    "EXCEPTION_HANDLER": "monitoring.throttling.exception_handler",
     "DEFAULT_VERSIONING_CLASS": None,
     "UNAUTHENTICATED_USER": "django.contrib.auth.models.AnonymousUser",
 }
-REQUESTS_PER_MINUTE = env_int("REQUESTS_PER_MINUTE", 6_000, minimum=1)  # per caller
+REQUESTS_PER_MINUTE = env_int("REQUESTS_PER_MINUTE", 6_000, minimum=1)  # per user, where no quota says otherwise
 ANONYMOUS_REQUESTS_PER_MINUTE = env_int("ANONYMOUS_REQUESTS_PER_MINUTE", 300, minimum=1)  # per address
 METRICS_PUBLIC = env_bool("METRICS_PUBLIC", False)
 SPECTACULAR_SETTINGS = {

@@ -5,18 +5,23 @@ from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from agentsite.errors import too_many_requests
+from monitoring.throttling import limit_attempts
 from sessions_app.login import login_once
+
+limited = limit_attempts(too_many_requests)
 
 urlpatterns = [
     path("", include("chat.page_urls")),
     path("", include("chat.urls")),
     path("", include("sessions_app.api.urls")),
     path("", include("monitoring.urls")),
-    path("login/", auth_views.LoginView.as_view(redirect_authenticated_user=True), name="login"),
+    path("login/", limited(auth_views.LoginView.as_view(redirect_authenticated_user=True)), name="login"),
     path("logout/", auth_views.LogoutView.as_view(), name="logout"),
     path("login/once/<str:secret>", login_once, name="login-once"),
     re_path(r"^schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("admin/login/", limited(admin.site.login)),
     path("admin/", admin.site.urls),
 ]
 handler404 = "agentsite.errors.not_found"

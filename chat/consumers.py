@@ -25,6 +25,7 @@ from chat.runs.start import TurnOptions, start_turn
 from chat.stream.event import StreamEvent, as_frame, make_event
 from chat.stream.tail import tail
 from chat.watching import Watching, watch_session
+from monitoring.rates import admit_request
 from sessions_app.access import get_run
 from sessions_app.api.approvals import SettleRequestSerializer
 from sessions_app.authentication import attach_login, user_of_ticket
@@ -39,7 +40,7 @@ from sessions_app.errors import (
 )
 from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.services.deciding import settle_call
-from sessions_app.services.tokens import find_owner
+from sessions_app.services.tokens import Bearer, find_bearer
 from sessions_app.threads import in_database_thread
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         self._typed_at = float("-inf")
         await self.accept()
         try:
-            self._user, watching = await enter(self.scope)
+            self._user, self._bearer, watching = await enter(self.scope)
         except AgentsiteError as error:
             await self._complain(error)
             await self.close(CLOSE_CODES.get(error.status, 4400))
@@ -90,7 +91,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
 
     async def _chat(self, frame: dict[str, Any]) -> None:
         options = TurnOptions(frame.get("on_busy", ""), frame.get("idempotency_key"))
-        turn = await _start_turn(self._user, self._session_id, frame.get("message"), options)
+        turn = await _start_turn(self._user, self._bearer, self._session_id, frame.get("message"), options)
         accepted = {
             "run_id": str(turn.run_id),
             "message_id": turn.message_id,
@@ -138,7 +139,10 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         await self.base_send({"type": "websocket.send", "text": as_frame(event)})
 
     async def _complain(self, error: AgentsiteError) -> None:
-        await self._send(make_event(None, "error", {"code": error.code, "message": error.message}))
+        data: dict[str, Any] = {"code": error.code, "message": error.message}
+        if error.retry_after_seconds is not None:
+            data["retry_after"] = error.retry_after_seconds
+        await self._send(make_event(None, "error", data))
 
 
 _COMMANDS: dict[str, Callable[[SessionConsumer, dict[str, Any]], Awaitable[None]]] = {
@@ -165,22 +169,25 @@ def _read_frame(text: str | None, binary: bytes | None) -> dict[str, Any]:
     return frame
 
 
-def authenticate(scope: Any) -> Any:
+def authenticate(scope: Any) -> tuple[Any, Bearer | None]:
     """The user who opens this WebSocket: by bearer token, ticket, or login cookie from the site's own pages.
 
     Raises NotAuthenticatedError, CrossOriginError.
     """
     headers = dict(scope["headers"])
     kind, _, token = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+    user: Any
+    bearer = None
     if kind.lower() == "bearer":
-        user = find_owner(token.strip())
+        bearer = find_bearer(token.strip())
+        user = bearer and bearer.owner
     elif ticket := parse_qs(scope["query_string"].decode("latin-1")).get("token"):
         user = user_of_ticket(ticket[0])
     else:
         user = _user_of_cookie(scope, headers.get(b"origin", b"").decode("latin-1"))
     if user is None or not user.is_authenticated:
         raise NotAuthenticatedError()
-    return user
+    return user, bearer
 
 
 def _user_of_cookie(scope: Any, origin: str) -> Any:
@@ -199,16 +206,17 @@ def _user_of_cookie(scope: Any, origin: str) -> Any:
 
 
 @in_database_thread
-def enter(scope: Any) -> tuple[Any, Watching]:
+def enter(scope: Any) -> tuple[Any, Bearer | None, Watching]:
     """The caller and where it begins to watch."""
-    user = authenticate(scope)
+    user, bearer = authenticate(scope)
     after = parse_qs(scope["query_string"].decode("latin-1")).get("after", [""])[0]
     session_id = scope["url_route"]["kwargs"]["session_id"]
-    return user, watch_session(user=user, session_id=session_id, after=after)
+    return user, bearer, watch_session(user=user, session_id=session_id, after=after)
 
 
 @in_database_thread
-def _start_turn(user: Any, session_id: Any, message: Any, options: TurnOptions) -> AcceptedTurn:
+def _start_turn(user: Any, bearer: Bearer | None, session_id: Any, message: Any, options: TurnOptions) -> AcceptedTurn:
+    admit_request(user, bearer)
     return start_turn(user=user, session_id=session_id, message=message, options=options)
 
 

@@ -48,6 +48,7 @@ class Exchange:
 
     def __init__(self, scope: HTTPScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self.scope = scope
+        self.headers: dict[str, str] = {}  # of every answer
         self._receive = receive
         self._send = send
 
@@ -67,8 +68,7 @@ class Exchange:
                 return b"".join(parts)
 
     async def answer_json(self, body: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        shown = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-        shown = [header for header in shown if header[0] != b"content-type"]
+        shown = [header for header in _encoded(headers or {}) if header[0] != b"content-type"]
         shown.append((b"content-type", b"application/json"))
         content = b"" if body is None else orjson.dumps(body, default=str)
         await self._start(status, [*shown, (b"content-length", str(len(content)).encode())])
@@ -100,10 +100,16 @@ class Exchange:
             pass
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        known = {name for name, _ in headers}
+        headers = [*headers, *(header for header in _encoded(self.headers) if header[0] not in known)]
         await self._send({"type": "http.response.start", "status": status, "headers": headers, "trailers": False})
 
     async def _write(self, content: bytes, *, is_last: bool = False) -> None:
         await self._send({"type": "http.response.body", "body": content, "more_body": not is_last})
+
+
+def _encoded(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
 
 async def run_events(turn: AcceptedTurn) -> Batches:
@@ -137,12 +143,12 @@ class Refused(Exception):
         self.response = response
 
 
-def accept(view_class: type[APIView], method: str, scope: Any, body: bytes, key: str) -> Any:
+def accept(view_class: type[APIView], method: str, exchange: Exchange, body: bytes, key: str) -> Any:
     """Call a method of the view as DRF would call a handler; `key` is the id of the session or run in the path.
 
-    Raises Refused with DRF's answer to an error.
+    Raises Refused with DRF's answer to an error. What the view wants in the headers stands in the exchange's then.
     """
-    request = ASGIRequest(scope, BytesIO(body))
+    request = ASGIRequest(exchange.scope, BytesIO(body))
     request.META["CONTENT_LENGTH"] = str(len(body))  # a chunked request has none, and DRF would not look
     attach_login(request)
     view = view_class()
@@ -155,6 +161,8 @@ def accept(view_class: type[APIView], method: str, scope: Any, body: bytes, key:
         return getattr(view, method)(view.request, key)
     except Exception as error:
         raise Refused(view.handle_exception(error)) from error
+    finally:
+        exchange.headers = {name: view.headers[name] for name in view.headers if name.startswith("RateLimit-")}
 
 
 _accept = in_database_thread(accept)
@@ -189,7 +197,7 @@ async def retry(exchange: Exchange, run_id: str) -> None:
 async def _answer_turn(exchange: Exchange, view_class: type[APIView], key: str) -> None:
     async def handle() -> None:
         body = await exchange.read_body()
-        turn, stream = await _accept(view_class, "accept", exchange.scope, body, key)
+        turn, stream = await _accept(view_class, "accept", exchange, body, key)
         if stream:
             await exchange.answer_stream(run_events(turn))
         else:
@@ -204,10 +212,10 @@ async def chat_by_get(exchange: Exchange, session_id: str) -> None:
 
     async def handle() -> None:
         if b"last-event-id" not in dict(exchange.scope["headers"]):
-            turn, _ = await _accept(AgentChatView, "accept_get", exchange.scope, b"", session_id)
+            turn, _ = await _accept(AgentChatView, "accept_get", exchange, b"", session_id)
             await exchange.answer_stream(run_events(turn))
             return
-        resumed = await _accept(AgentChatView, "accept_resume", exchange.scope, b"", session_id)
+        resumed = await _accept(AgentChatView, "accept_resume", exchange, b"", session_id)
         if resumed is None:
             await exchange.answer_json(None, 204)
         else:
@@ -220,7 +228,7 @@ async def events(exchange: Exchange, session_id: str) -> None:
     """GET /sessions/{id}/events."""
 
     async def handle() -> None:
-        watching: Watching = await _accept(EventsView, "accept", exchange.scope, b"", session_id)
+        watching: Watching = await _accept(EventsView, "accept", exchange, b"", session_id)
         await exchange.answer_stream(tail(watching.session_id, watching.after))
 
     await _answered(exchange, handle)
@@ -231,7 +239,7 @@ async def cancel(exchange: Exchange, session_id: str) -> None:
 
     async def handle() -> None:
         body = await exchange.read_body()
-        cancellation = await _accept(CancelView, "accept", exchange.scope, body, session_id)
+        cancellation = await _accept(CancelView, "accept", exchange, body, session_id)
         is_over = await wait_until_cancelled(cancellation, timeout_seconds=CANCEL_WAIT_SECONDS)
         await exchange.answer_json(*cancel_answer(is_over))
 

@@ -66,6 +66,8 @@ class SessionSerializer(serializers.ModelSerializer[AgentSession]):
     agent_type = serializers.CharField(source="agent_type.name")
     state = serializers.DictField()
     usage = SessionUsageSerializer(source="*")
+    worked_seconds = serializers.FloatField(help_text="How long its runs were at work.")
+    max_worked_seconds = serializers.SerializerMethodField(help_text="How long they may be, in all; null: no limit.")
 
     class Meta:
         model = AgentSession
@@ -79,8 +81,13 @@ class SessionSerializer(serializers.ModelSerializer[AgentSession]):
             "title",
             "state",
             "usage",
+            "worked_seconds",
+            "max_worked_seconds",
             "forked_from",
         ]
+
+    def get_max_worked_seconds(self, session: AgentSession) -> int | None:
+        return settings.MAX_SESSION_DURATION_SECONDS or None
 
 
 class DeletedSerializer(serializers.Serializer[Any]):
@@ -174,7 +181,7 @@ class TicketSerializer(serializers.Serializer[Any]):
 class TokenSerializer(serializers.ModelSerializer[ApiToken]):
     class Meta:
         model = ApiToken
-        fields = ["id", "name", "prefix", "created_at", "expires_at", "revoked_at"]
+        fields = ["id", "name", "prefix", "requests_per_minute", "created_at", "expires_at", "revoked_at"]
 
 
 class CreateTokenSerializer(serializers.Serializer[Any]):
@@ -187,6 +194,9 @@ class CreatedTokenSerializer(TokenSerializer):
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "token"]
+    requests_per_minute = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**31 - 1, help_text="Of this token, within your own."
+    )
 
 
 class ErrorDetailSerializer(serializers.Serializer[Any]):

@@ -59,5 +59,5 @@ def find_bearer(plaintext: str) -> Bearer | None:
         """,  # noqa: S608 (a table's name)
         [hash_secret(plaintext)],
     )
-    owner = next(iter(found), None)
+    owner: Any = next(iter(found), None)
     return Bearer(owner, owner.token_id, owner.token_rate) if owner else None

@@ -187,6 +187,9 @@ class TokenSerializer(serializers.ModelSerializer[ApiToken]):
 class CreateTokenSerializer(serializers.Serializer[Any]):
     name = StrictCharField(max_length=100)
     expires_at = serializers.DateTimeField(required=False, allow_null=True)
+    requests_per_minute = serializers.IntegerField(
+        required=False, allow_null=True, min_value=1, max_value=2**31 - 1, help_text="Of this token, within your own."
+    )
 
 
 class CreatedTokenSerializer(TokenSerializer):
@@ -194,9 +197,6 @@ class CreatedTokenSerializer(TokenSerializer):
 
     class Meta(TokenSerializer.Meta):
         fields = [*TokenSerializer.Meta.fields, "token"]
-    requests_per_minute = serializers.IntegerField(
-        required=False, allow_null=True, min_value=1, max_value=2**31 - 1, help_text="Of this token, within your own."
-    )
 
 
 class ErrorDetailSerializer(serializers.Serializer[Any]):

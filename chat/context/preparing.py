@@ -11,7 +11,7 @@ from chat.context import importance, retrieval
 from chat.context.budget import Budget
 from chat.context.combined import Material, Selection, compose, shares_of
 from chat.context.cutting import fit_turn
-from chat.context.embedding import embed_query
+from chat.context.embedding import embed_query, embedder
 from chat.context.excerpts import Candidate
 from chat.context.prepared import PreparedContext
 from chat.context.summaries import SummaryText
@@ -52,7 +52,8 @@ async def prepare(question: Question, budget: Budget) -> PreparedContext:
     if question.newest.is_all and tokens_of(earlier) + tokens_of(turn) <= budget.room:
         return PreparedContext(budget, turn, Selection(recent=earlier), is_whole=True)
     query = _query(turn)
-    hits = await _search(question, query) if Strategy.RETRIEVAL in shares_of(question.agent) else None
+    is_searched = Strategy.RETRIEVAL in shares_of(question.agent) and query.strip()
+    hits = await _search(question, query) if is_searched else None
     return await _choose(question, budget, hits)
 
 
@@ -105,7 +106,8 @@ def choose(question: Question, budget: Budget, hits: Hits | None) -> PreparedCon
         },
         summaries=_summaries(question) if {Strategy.SUMMARIZATION, Strategy.HIERARCHICAL} & set(shares) else (),
     )
-    notes = (NOT_BY_MEANING,) if hits is not None and hits.by_meaning is None else ()
+    is_lame = hits is not None and hits.by_meaning is None and embedder() is not None
+    notes = (NOT_BY_MEANING,) if is_lame else ()
     return PreparedContext(budget, turn, compose(material, shares, left), pinned, notes=notes)
 
 

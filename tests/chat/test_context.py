@@ -122,6 +122,7 @@ def test_what_was_said_long_ago_is_found_summarised_and_told(client: Client, fak
     assert seen["tokens"] == sum(part["tokens"] for part in seen["parts"]) <= seen["limit"] - seen["reserve"]
     assert seen["left_out"]["messages"] > 0
     assert not seen["is_whole"]
+    assert seen["notes"] == context(client, session)["notes"] == [], "nothing was missing, also without a message"
     assert any("words #" in item["why"] and "meaning #" in item["why"] for item in parts["excerpts"]["items"])
 
     reverted = client.http.post(f"/sessions/{session}/summaries/{standing['summary_id']}/revert").json()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import wraps
 from itertools import groupby
 from typing import Any
@@ -18,8 +19,9 @@ from django.views.decorators.csrf import ensure_csrf_cookie
 from sessions_app import queries
 from sessions_app.access import get_session
 from sessions_app.errors import SessionNotFoundError
-from sessions_app.models import AgentSession, Message, Role, Run, RunStatus
+from sessions_app.models import AgentSession, Message, Role, Run, RunStatus, Summary
 from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.services.summaries import summaries_of
 
 SESSIONS_SHOWN = 30
 _CONTENT_SECURITY_POLICY = (
@@ -41,7 +43,10 @@ class Call:
 
 @dataclass
 class Entry:
-    """A message as the page shows it; tool results stand on their calls' cards. `run` is its turn's."""
+    """A message as the page shows it; tool results stand on their calls' cards. `run` is its turn's.
+
+    `summaries` are those that the agent reads since this answer.
+    """
 
     id: int | str = ""
     run: UUID | str = ""
@@ -53,6 +58,8 @@ class Entry:
     is_retryable: bool = False
     is_pinned: bool = False
     calls: list[Call] = field(default_factory=list)
+    created_at: datetime | None = None
+    summaries: list[Summary] = field(default_factory=list)
 
 
 def page(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -104,12 +111,14 @@ def _render(request: HttpRequest, session: AgentSession | None) -> HttpResponse:
         "default_agent": settings.DEFAULT_AGENT_TYPE,
         "empty_entry": Entry(),
         "empty_call": Call(),
+        "empty_summary": {},
     }
     if session is not None:
         history = queries.history(session)
         context["history"] = history
         turns = Run.objects.filter(session=session, turn__in={message.turn for message in history.messages})
         context["entries"] = as_entries(history.messages, {run.turn: run for run in turns})
+        context["new_summaries"] = place_summaries(context["entries"], summaries_of(session))
         active = list(Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).order_by("turn"))
         context["is_active"] = bool(active)
         context["current_run"] = next((run.pk for run in active if run.started_at), "")
@@ -127,6 +136,20 @@ def as_entries(messages: list[Message], runs: dict[int, Run]) -> list[Entry]:
     for turn, group in groupby(messages, key=lambda message: message.turn):
         entries += _turn(list(group), runs[turn])
     return entries
+
+
+def place_summaries(entries: list[Entry], summaries: list[Summary]) -> list[Summary]:
+    """Put each summary before the first answer that was given by it, where the clients were told of it. Returns those
+    that no answer was given by yet. What was told of before these entries stands among earlier ones, or nowhere."""
+    first_at = next((entry.created_at for entry in entries if entry.created_at), None)
+    answers = [(entry.created_at, entry) for entry in entries if entry.role == Role.ASSISTANT and entry.created_at]
+    told = [(each.told_at, each) for each in summaries if each.told_at]
+    new: list[Summary] = []
+    for told_at, summary in sorted(told, key=lambda each: each[0]):
+        if first_at is not None and told_at >= first_at:
+            following = next((entry for at, entry in answers if at >= told_at), None)
+            (following.summaries if following else new).append(summary)
+    return new
 
 
 def _turn(messages: list[Message], run: Run) -> list[Entry]:
@@ -150,6 +173,7 @@ def _entry(message: Message, run: Run, results: dict[str, Message]) -> Entry:
         content=message.content,
         thought=message.thought,
         is_pinned=message.is_pinned,
+        created_at=message.created_at,
         calls=[_call(call, results.get(call["id"])) for call in message.tool_calls],
     )
 

@@ -1,6 +1,8 @@
-// What a person can do with the messages: decide about a tool call, try an answer again, fork the conversation.
+// What a person can do with the messages: decide about a tool call, try an answer again, fork the conversation, pin a
+// message, take a summary back.
 
-import { forkSession, pinMessage, retryRun, settleCall } from "./api.js";
+import { forkSession, pinMessage, restoreSummary, retryRun, revertSummary, settleCall } from "./api.js";
+import { markSummaries } from "./conversation.js";
 
 // The arguments go along only if the person has changed them.
 function verdictOf(approval, decision) {
@@ -15,7 +17,7 @@ function verdictOf(approval, decision) {
   }
 }
 
-export function watchActions({ onFork, complain }, sessionId) {
+export function watchActions({ onFork, onContext, complain }, sessionId) {
   const actions = {
     async fork(button, row) {
       const fork = await forkSession(sessionId, Number(row.dataset.message));
@@ -25,6 +27,17 @@ export function watchActions({ onFork, complain }, sessionId) {
       const message = await pinMessage(sessionId, Number(row.dataset.message), !row.classList.contains("pinned"));
       row.classList.toggle("pinned", message.is_pinned);
       button.setAttribute("aria-pressed", message.is_pinned);
+      onContext();
+    },
+    async revert(button, row) {
+      const reverted = await revertSummary(sessionId, row.dataset.summary);
+      markSummaries([row.dataset.summary, ...reverted.map((each) => each.summary_id)], true);
+      onContext();
+    },
+    async restore(button, row) {
+      await restoreSummary(sessionId, row.dataset.summary);
+      markSummaries([row.dataset.summary], false);
+      onContext();
     },
     async retry(button, row) {
       await retryRun(row.dataset.run);
@@ -48,12 +61,12 @@ export function watchActions({ onFork, complain }, sessionId) {
     complain("");
     together.forEach((each) => (each.disabled = true));
     try {
-      await actions[button.dataset.action](button, button.closest(".message"));
+      await actions[button.dataset.action](button, button.closest("#messages > li"));
     } catch (error) {
       complain(error.message);
     } finally {
       together.forEach((each) => (each.disabled = false));
-      if (document.activeElement === document.body) button.focus();
+      if (document.activeElement === document.body) [button, ...together].find((each) => each.checkVisibility())?.focus();
     }
   });
 }

@@ -32,6 +32,7 @@ export const loadApprovals = (id) => call("GET", `${sessionsUrl}/${id}/approvals
 export const readContext = (id, message) =>
   call("GET", `${sessionsUrl}/${id}/context?message=${encodeURIComponent(message.slice(0, 2000))}`);
 export const revertSummary = (id, summaryId) => call("POST", `${sessionsUrl}/${id}/summaries/${summaryId}/revert`, {});
+export const restoreSummary = (id, summaryId) => call("POST", `${sessionsUrl}/${id}/summaries/${summaryId}/restore`, {});
 export const pinMessage = (id, messageId, isPinned) =>
   call("PATCH", `${sessionsUrl}/${id}/messages/${messageId}`, { is_pinned: isPinned });
 export const settleCall = (runId, callId, verdict) =>

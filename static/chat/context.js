@@ -1,6 +1,7 @@
 // The meter of the context: how full it is, and, when it is opened, what the model would be sent now.
 
 import { readContext, revertSummary } from "./api.js";
+import { markSummaries } from "./conversation.js";
 
 const NAMES = {
   system: "System prompt",
@@ -15,6 +16,8 @@ const meter = document.getElementById("context");
 const dialog = document.getElementById("context-dialog");
 const clone = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
 const number = (value) => value.toLocaleString("en");
+
+const turnsOf = ({ first_turn: first, last_turn: last }) => (first === last ? `turn ${first}` : `turns ${first}–${last}`);
 
 export class ContextMeter {
   constructor(sessionId, { draft, complain }) {
@@ -74,7 +77,7 @@ export class ContextMeter {
   item(item) {
     const row = clone("t-context-item");
     const about = item.summary_id
-      ? `turns ${item.first_turn}–${item.last_turn}, ${number(item.tokens_before)} → ${number(item.tokens)} tokens`
+      ? `${turnsOf(item)}, ${number(item.tokens_before)} → ${number(item.tokens)} tokens`
       : [item.role, item.date.slice(0, 10), `${item.tokens} tokens`, item.why].filter(Boolean).join(" · ");
     row.querySelector(".item-about").textContent = about;
     row.querySelector(".item-text").textContent = item.text;
@@ -83,7 +86,8 @@ export class ContextMeter {
     revert.addEventListener("click", async () => {
       revert.disabled = true;
       try {
-        await revertSummary(this.sessionId, item.summary_id);
+        const reverted = await revertSummary(this.sessionId, item.summary_id);
+        markSummaries(reverted.map((each) => each.summary_id), true);
         await this.open();
       } catch (error) {
         dialog.close();

@@ -77,6 +77,12 @@ const rowsOf = (run) => [...list.querySelectorAll(`.message[data-run="${CSS.esca
 const findTool = (run, id) => list.querySelector(`.message[data-run="${CSS.escape(run)}"] [data-call="${CSS.escape(id)}"]`);
 const findMessage = (id) => list.querySelector(`[data-message="${CSS.escape(String(id))}"]`);
 
+const findSummary = (id) => list.querySelector(`[data-summary="${CSS.escape(String(id))}"]`);
+
+export function markSummaries(ids, isReverted) {
+  for (const id of ids) findSummary(id)?.classList.toggle("reverted", isReverted);
+}
+
 // Where a run's end is told: its last answer, or a row of its own if there is none.
 function lastAnswerOf(run) {
   const last = rowsOf(run).at(-1);
@@ -307,11 +313,12 @@ export class Conversation {
 
   // From now on older turns stand in the prompt by their summary; here they stay.
   on_summary({ summary_id, first_turn, last_turn, tokens_before, tokens_after, text }) {
-    if (list.querySelector(`[data-summary="${CSS.escape(String(summary_id))}"]`)) return;
+    if (findSummary(summary_id)) return;
     const row = clone("t-summary");
     row.dataset.summary = summary_id;
-    row.querySelector("summary").textContent =
-      `The agent now reads a summary of turns ${first_turn} to ${last_turn} (${tokens_before} → ${tokens_after} tokens).`;
+    const turns = first_turn === last_turn ? `turn ${first_turn}` : `turns ${first_turn} to ${last_turn}`;
+    row.querySelectorAll(".turns").forEach((element) => (element.textContent = turns));
+    row.querySelector(".sizes").textContent = `${tokens_before} → ${tokens_after} tokens.`;
     row.querySelector(".summary-text").textContent = text;
     this.step.row ? this.step.row.before(row) : list.append(row);
   }

@@ -68,10 +68,8 @@ function conversationPage() {
         conversation.offerAgain((text) => composer.put(text));
       }
       conversation.take(event);
-      if (event.type === "done") {
-        refreshTitle(id);
-        meter.refresh();
-      }
+      if (event.type === "done") refreshTitle(id);
+      if (["done", "cancelled", "error"].includes(event.type)) meter.refresh();
     },
     onState(name, message) {
       state.dataset.state = name;
@@ -82,7 +80,8 @@ function conversationPage() {
   });
   const meter = new ContextMeter(id, { draft: () => composer.box.value, complain });
   watchSidebar(id, complain);
-  watchActions({ onFork: (fork) => location.assign(`${page.pageUrl}${fork}/`), complain }, id);
+  const onFork = (fork) => location.assign(`${page.pageUrl}${fork}/`);
+  watchActions({ onFork, onContext: () => meter.refresh(), complain }, id);
 }
 
 // What waited for a person already when the page was loaded.

@@ -36,12 +36,15 @@ class Answer:
             yield from tool_deltas(index, tool_call_id(request_id, index), tool)
 
 
-def answer_to(messages: list[Message], script: Script, text: str) -> Answer:
+def answer_to(messages: list[Message], script: Script, text: str, max_tokens: int | None = None) -> Answer:
     """Call the script's tools while rounds are left; then tell their results, the tokens, or an echo."""
     reasoning = [f"think{i} " for i in range(script.reasoning)]
     tools = script.tools if rounds_done(messages) < script.rounds else []
     words = [] if tools else answer_words(messages, script, text)
     finish_reason = "length" if script.length else "tool_calls" if tools else "stop"
+    if max_tokens is not None and len(reasoning) + len(words) > max_tokens:
+        reasoning = reasoning[:max_tokens]
+        words, finish_reason = words[: max_tokens - len(reasoning)], "length"
     return Answer(reasoning, words, tools, finish_reason, count_usage(messages, reasoning, words, tools))
 
 

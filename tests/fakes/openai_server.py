@@ -167,7 +167,7 @@ class FakeOpenAI:
             script = replace(script, status=500)
         if str(body.get("model")).startswith("summarizer"):
             text_said = f"a summary of {len(text.split())} words"
-        answer = answer_to(body["messages"], script, text_said)
+        answer = answer_to(body["messages"], script, text_said, body.get("max_tokens"))
         if script.odd_usage:
             answer.usage.update(prompt_tokens=-7, completion_tokens="many")
         if script.prefill_us:

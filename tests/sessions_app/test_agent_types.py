@@ -42,6 +42,13 @@ def agent_type(**fields: Any) -> AgentType:
         ({"approval_policy": "maybe"}, "approval_policy", "is not a valid choice"),
         ({"on_approval_expiry": "wait"}, "on_approval_expiry", "is not a valid choice"),
         ({"context_strategy": "all"}, "context_strategy", "is not a valid choice"),
+        ({"context_shares": ["retrieval"]}, "context_shares", "a JSON object of strategies and numbers"),
+        ({"context_shares": {"combined": 1}}, "context_shares", "'combined' is no strategy with a share"),
+        ({"context_shares": {"retrieval": 0}}, "context_shares", "a number above 0, 1 at most"),
+        ({"context_shares": {"retrieval": True}}, "context_shares", "a number above 0, 1 at most"),
+        ({"context_shares": {"retrieval": 0.6, "importance": 0.6}}, "context_shares", "more than 1 together"),
+        ({"max_context_tokens": 500, "system_prompt": "rule " * 400}, "max_context_tokens", "leave 0 of 500 tokens"),
+        ({"summary_model": "@nowhere"}, "summary_model", "MODEL_ENDPOINTS"),
     ],
 )
 def test_a_mistake_is_refused_with_a_sentence_at_its_field(fields: dict[str, Any], field: str, said: str) -> None:
@@ -55,6 +62,8 @@ def test_what_is_right_is_taken() -> None:
     schema = {"type": "object", "properties": {"colour": {"type": "string"}}}
     fields = {"tools": ["clock"], "eager_tools": ["clock"], "mcp_servers": ["files"], "response_schema": schema}
     agent_type(**fields, model="gpt@default", fallback_models=["small"], required_capabilities=["gpu"]).full_clean()
+    shares = {"sliding_window": 0.5, "importance": 0.25, "retrieval": 0.25}
+    agent_type(context_shares=shares, max_context_tokens=4_000, summary_model="extractive").full_clean()
 
 
 @pytest.mark.parametrize(

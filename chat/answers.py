@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chat.stream.tail import RunFilter, tail
+from monitoring.admission import RETRY_AFTER_SECONDS
 from sessions_app import queries
 from sessions_app.api.approvals import ApprovalSerializer
 from sessions_app.models import Event, Run, RunStatus, ToolCall
 from sessions_app.services.accepting import AcceptedTurn
 from sessions_app.services.deciding import waiting_calls
+from sessions_app.services.waiting import SLOT_TIMEOUT
 from sessions_app.threads import in_database_thread
 
-# A run that failed for what its caller asked too much of; any other is the failure of what stands behind the server.
-_STATUSES = {"budget_exceeded": 429}
+# A run that failed for a limit of the site or its caller; any other is the failure of what stands behind the server.
+_STATUSES = {"budget_exceeded": 429, SLOT_TIMEOUT: 503}
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class Answer:
         if self.run.status == RunStatus.FAILED:
             return _STATUSES.get(self.run.error_code, 502)
         return 202 if self.waiting or self.run.status == RunStatus.AWAITING_APPROVAL else 200
+
+    @property
+    def headers(self) -> dict[str, str]:
+        is_busy = self.run.status == RunStatus.FAILED and self.run.error_code == SLOT_TIMEOUT
+        return {"Retry-After": str(RETRY_AFTER_SECONDS)} if is_busy else {}
 
     def as_json(self) -> dict[str, Any]:
         run = self.run

@@ -92,7 +92,7 @@ class ChatView(StreamView):
     def post(self, request: Request, session_id: str) -> Response:
         turn, _ = self.accept(request, session_id)
         answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status)
+        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
 
 
 class AgentChatView(ChatView):
@@ -136,7 +136,7 @@ class AgentChatView(ChatView):
     def get(self, request: Request, session_id: str) -> Response:
         turn, _ = self.accept_get(request, session_id)
         answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status)
+        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
 
     @extend_schema(
         operation_id="agent_chat_post",
@@ -170,7 +170,7 @@ class RetryView(StreamView):
     def post(self, request: Request, run_id: str) -> Response:
         turn, _ = self.accept(request, run_id)
         answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status)
+        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -156,6 +156,8 @@ def _turn(messages: list[Message], run: Run) -> list[Entry]:
     """A turn that came to nothing says so at its end, and can be tried again."""
     results = {message.tool_call_id: message for message in messages if message.role == Role.TOOL}
     entries = [_entry(message, run, results) for message in messages if message.role != Role.TOOL]
+    if entries and run.status == RunStatus.QUEUED and run.waiting_position is not None:
+        entries[-1].note = f"Waiting for a free slot, position {run.waiting_position}"
     if run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
         if not entries or entries[-1].role == Role.USER:
             entries.append(Entry(run=run.pk))

@@ -202,7 +202,7 @@ async def _answer_turn(exchange: Exchange, view_class: type[APIView], key: str) 
             await exchange.answer_stream(run_events(turn))
         else:
             answer = await wait_for_answer(turn)
-            await exchange.answer_json(answer.as_json(), answer.status)
+            await exchange.answer_json(answer.as_json(), answer.status, answer.headers)
 
     await _answered(exchange, handle)
 

@@ -18,10 +18,8 @@ def execute_run(run_id: str) -> None:
 
 @shared_task(name="chat.recover_runs")
 def recover_runs() -> None:
-    """What runs without a worker, what waits without a dispatch, and approvals that nobody gave."""
-    recover.dispatch_undispatched()
-    recover.recover_lost_runs()
-    recover.expire_unanswered_approvals()
+    """What runs without a worker, what waits without a dispatch or for too long, and approvals that nobody gave."""
+    recover.sweep()
 
 
 @shared_task(name=dispatch.TEND_CONTEXT)

@@ -12,6 +12,8 @@ from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import connection
 
+from monitoring.models import Measure
+from monitoring.quotas import limits_of, lowest
 from monitoring.workers import connect, living_workers
 from sessions_app.models import Run
 from sessions_app.models.run import ACTIVE_STATUSES
@@ -36,7 +38,7 @@ def check_all() -> dict[str, Any]:
         "channel_layer": _timed(_check_channel_layer),
     }
     is_well = all(check["status"] in ("ok", "not_configured") for check in checks.values())
-    checks["sessions"] = {"active": _active_sessions(), "max": settings.MAX_CONCURRENT_AGENTS}
+    checks["sessions"] = {"active": _active_sessions(), "max": _max_sessions()}
     return {"status": "healthy" if is_well else "degraded", "checks": checks}
 
 
@@ -104,4 +106,12 @@ def _active_sessions() -> int | None:
     try:
         return Run.objects.filter(status__in=ACTIVE_STATUSES).values("session").distinct().count()
     except Exception:  # the database's own check tells of it
+        return None
+
+
+def _max_sessions() -> int | None:
+    """How many may be at work at once; None: there is no limit, or nobody knows."""
+    try:
+        return lowest(limits_of(Measure.CONCURRENT_RUNS), "site")
+    except Exception:  # the same
         return None

@@ -8,10 +8,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from monitoring.slots import count_slots
 from monitoring.speculation import read_speculation
 from monitoring.workers import connect, living_workers
 from sessions_app.models import AgentSession, Run, RunStatus, UsageRecord
 from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.services.waiting import SLOT_TIMEOUT
 
 
 class SiteCollector(Collector):
@@ -23,10 +25,25 @@ class SiteCollector(Collector):
             family = active if status in ACTIVE_STATUSES else ended
             family.add_metric([status.value], counts.get(status.value, 0))
         yield from (active, ended, self._sessions(), self._tokens(), self._workers(), self._speculation())
+        yield from (self._slots(), self._slot_timeouts())
 
     def _sessions(self) -> Metric:
         count = AgentSession.objects.filter(deleted_at=None).count()
         return GaugeMetricFamily("agentsite_sessions", "Sessions that are not deleted.", value=count)
+
+    def _slots(self) -> Metric:
+        family = GaugeMetricFamily("agentsite_slots", "Slots of runs at work, and runs that wait.", labels=["state"])
+        try:
+            counts = count_slots()
+        except RedisError:
+            counts = {}
+        for state, count in counts.items():
+            family.add_metric([state], count)
+        return family
+
+    def _slot_timeouts(self) -> Metric:
+        count = Run.objects.filter(status=RunStatus.FAILED, error_code=SLOT_TIMEOUT).count()
+        return CounterMetricFamily("agentsite_slot_timeouts", "Runs that waited too long for a slot.", value=count)
 
     def _tokens(self) -> Metric:
         sums = UsageRecord.objects.aggregate(input=Sum("input_tokens"), output=Sum("output_tokens"))

@@ -20,9 +20,20 @@ def discard(run_id: uuid.UUID, reason: str, attempt: int, since: Cursor | None) 
     return {"run_id": str(run_id), "reason": reason, "attempt": attempt, "since": str(since) if since else None}
 
 
+def waiting(run_id: uuid.UUID, position: int) -> dict[str, Any]:
+    """The run waits for a free slot; `position` 1 is next."""
+    return {"run_id": str(run_id), "status": "waiting", "reason": "slots", "position": position}
+
+
+def running(run_id: uuid.UUID) -> dict[str, Any]:
+    """The run has waited and is at work now."""
+    return {"run_id": str(run_id), "status": RunStatus.RUNNING.value}
+
+
 def newest_of(run_id: uuid.UUID) -> Cursor | None:
-    """The id of a run's newest event on record."""
-    newest = Event.objects.filter(run_id=run_id).order_by("-epoch", "-seq").values_list("epoch", "seq").first()
+    """The id of a run's newest event on record, but for those that it waits: text may be void that came before them."""
+    said = Event.objects.filter(run_id=run_id).exclude(type="status", data__status="waiting")
+    newest = said.order_by("-epoch", "-seq").values_list("epoch", "seq").first()
     return Cursor(*newest) if newest else None
 
 
@@ -83,5 +94,6 @@ def cancelled_run(run: Run, entry: Message) -> list[tuple[str, dict[str, Any], u
     """(type, data, run) of the two events of a run that was cancelled while no worker had it."""
     end = ("cancelled", cancelled(run.pk, usage_of(run), is_rolled_back=run.is_rolled_back), run.pk)
     if run.started_at is None:
-        return [("message", message(entry.pk, run.pk, entry.content), run.pk), end]
+        is_told = run.waiting_position is not None
+        return [end] if is_told else [("message", message(entry.pk, run.pk, entry.content), run.pk), end]
     return [("discard", discard(run.pk, "cancelled", run.attempt, newest_of(run.pk)), run.pk), end]

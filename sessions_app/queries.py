@@ -1,16 +1,21 @@
 """Reads of sessions, histories, runs and facts. Each is a constant number of queries."""
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from django.contrib.auth import get_user_model
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db import connection, transaction
-from django.db.models import Q, QuerySet
+from django.db.models import OuterRef, Q, QuerySet
+from django.db.models.functions import Now
 
 from sessions_app.cursor import START, Cursor
 from sessions_app.errors import InvalidRequestError
 from sessions_app.facts import TERMINAL_TYPES
 from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus, ToolCall
+from sessions_app.models.run import ACTIVE_STATUSES
 
 
 @dataclass(frozen=True)
@@ -96,14 +101,25 @@ def end_of_epoch(session_id: uuid.UUID, epoch: int) -> Cursor | None:
 
 
 def start_of_active_run(session_id: uuid.UUID) -> Cursor | None:
-    """The cursor before the running run's first event, to watch it from its start."""
-    run = Run.objects.filter(session_id=session_id, status=RunStatus.RUNNING).only("epoch").first()
-    return Cursor(run.epoch, 0) if run and run.epoch else None
+    """The cursor before the first event of the run that runs, or waits for a slot, to watch it from its start."""
+    waits = Q(status=RunStatus.QUEUED, waiting_position__isnull=False)
+    runs = Run.objects.filter(waits | Q(status=RunStatus.RUNNING), session_id=session_id)
+    run = runs.only("epoch", "attempt", "waiting_position").order_by("turn").first()
+    if run is None or not run.epoch:
+        return None
+    if run.waiting_position is not None and run.attempt <= 1:  # its message was told before a worker claimed it
+        told = Event.objects.filter(session_id=session_id, run=run, type="message").order_by("epoch", "seq").first()
+        return Cursor(told.epoch, told.seq - 1) if told else Cursor(run.epoch, 0)
+    return Cursor(run.epoch, 0)
 
 
 def run_of_epoch(session_id: uuid.UUID, epoch: int) -> Run | None:
     """The run of this epoch's events. One that was taken over since has a later epoch, the next there is."""
-    return Run.objects.filter(session_id=session_id, epoch__gte=epoch).order_by("epoch").first()
+    run = Run.objects.filter(session_id=session_id, epoch__gte=epoch).order_by("epoch").first()
+    if run is None or run.epoch == epoch:
+        return run
+    told = Event.objects.filter(session_id=session_id, epoch=epoch).order_by("seq").select_related("run").first()
+    return told.run if told else run
 
 
 def runs_of(session: AgentSession) -> QuerySet[Run]:
@@ -122,8 +138,10 @@ def facts_of(run: Run) -> list[Event]:
 
 
 def next_queued_run(session_id: uuid.UUID) -> uuid.UUID | None:
-    queued = Run.objects.filter(session_id=session_id, status=RunStatus.QUEUED)
-    return queued.order_by("turn").values_list("pk", flat=True).first()
+    """The run that is first in its session, if it is queued."""
+    active = Run.objects.filter(session_id=session_id, status__in=ACTIVE_STATUSES).order_by("turn")
+    first = active.values_list("pk", "status").first()
+    return first[0] if first and first[1] == RunStatus.QUEUED else None
 
 
 def search_messages(
@@ -144,7 +162,37 @@ def stored_result(session_id: uuid.UUID, call_id: str) -> str | None:
     return calls.order_by("-pk").values_list("stored_result", flat=True).first()
 
 
-def required_capabilities(run_id: uuid.UUID) -> list[str]:
-    """What a worker must offer to take this run."""
-    found = AgentType.objects.filter(sessions__runs=run_id).values_list("required_capabilities", flat=True).first()
-    return found or []
+@dataclass(frozen=True)
+class Placement:
+    """What decides when a run may be at work, and where: whom it counts for, and what its worker must offer."""
+
+    owner_id: int
+    agent_type_id: int
+    required: tuple[str, ...] = ()
+    group_ids: tuple[int, ...] = ()
+
+
+def placements(runs: QuerySet[Run]) -> dict[uuid.UUID, Placement]:
+    memberships: Any = get_user_model().groups.through
+    groups = memberships.objects.filter(user_id=OuterRef("session__owner_id")).values("group_id")
+    rows = runs.values_list(
+        "pk",
+        "session__owner_id",
+        "session__agent_type_id",
+        "session__agent_type__required_capabilities",
+        ArraySubquery(groups),
+    )
+    return {
+        pk: Placement(owner_id, agent_type_id, tuple(required), tuple(group_ids))
+        for pk, owner_id, agent_type_id, required, group_ids in rows
+    }
+
+
+def placements_of_queued(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, Placement]:
+    """Of those of the runs that are queued."""
+    return placements(Run.objects.filter(pk__in=run_ids, status=RunStatus.QUEUED))
+
+
+def placements_at_work() -> dict[uuid.UUID, Placement]:
+    """Of all runs that a worker holds."""
+    return placements(Run.objects.filter(status=RunStatus.RUNNING, lease_expires_at__gt=Now()).order_by())

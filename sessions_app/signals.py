@@ -8,3 +8,5 @@ cancel_requested = Signal()
 steering_requested = Signal()
 # Argument: run_id (UUID): a run that waited for a person can go on.
 run_ready = Signal()
+# Argument: run_ids (list of UUID): runs that were cancelled while no worker had them.
+runs_cancelled = Signal()

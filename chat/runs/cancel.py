@@ -12,6 +12,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.dispatch import receiver
 
+from chat.runs.dispatch import dispatch_next
 from chat.stream.event import TERMINAL_TYPES
 from chat.stream.publish import publish
 from chat.stream.tail import tail
@@ -49,6 +50,8 @@ def cancel(*, user: Any, session_id: Any, run_id: uuid.UUID | None = None) -> Ca
     result = request_cancel(session=session, run_id=run_id)
     if result.told:
         publish(result.told)
+    if result.cancelled:
+        dispatch_next(session.pk)
     if not result.cancelled and not result.cancelling:
         last = runs.filter(pk=run_id).first() if run_id else runs.first()
         if last is None or last.status != RunStatus.CANCELLED:

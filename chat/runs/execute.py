@@ -50,6 +50,7 @@ class Execution:
         self.is_steered = False
         self.is_finishing = False
         self.is_given_back = False
+        self.is_parked = False
         self.is_context_needed = False  # the conversation is about to outgrow its room
         self.aftermath: Aftermath | None = None  # known at the end
         self._is_owed = False  # an answer without tools: on record when more follows, else with the end
@@ -75,6 +76,7 @@ class Execution:
         except CancelRequestedError:
             await self._finish(RunStatus.CANCELLED)
         except Parked:
+            self.is_parked = True
             logger.info("Run %s waits for a person", self.claim.run_id)
         except asyncio.CancelledError:
             await self._stopped()
@@ -170,6 +172,8 @@ class Execution:
         if self.claim.is_resumed:
             reason, since = "new_attempt", self._work.newest_fact
             self._recorder.tell("discard", facts.discard(self.claim.run_id, reason, self.claim.attempt, since))
+        elif self.claim.is_told:
+            self._recorder.tell("status", facts.running(self.claim.run_id))
         else:
             message = self._work.message
             self._recorder.tell("message", facts.message(message.id, self.claim.run_id, message.content))

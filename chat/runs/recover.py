@@ -4,28 +4,67 @@ Safe to run many times at once: each row is settled under its session's lock.
 """
 
 import logging
+import uuid
+from collections.abc import Collection
 from typing import Any
 
 from celery import current_app
+from django.conf import settings
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from chat.routing import RUNS_QUEUE
-from chat.runs.dispatch import dispatch
+from chat.runs.dispatch import dispatch, dispatch_granted, dispatch_next, release, tell_position
 from chat.stream.publish import publish
-from sessions_app import queries
+from monitoring import slots
+from monitoring.ledger import charge_lost
+from monitoring.pausing import resume_paused
 from sessions_app.failpoints import fail_point
 from sessions_app.services.deciding import expire_approvals, expired_approvals
 from sessions_app.services.recovering import overdue_runs, recover_run, take_undispatched
+from sessions_app.services.waiting import changed_positions, end_waiting
 
 logger = logging.getLogger(__name__)
 
 # A message that a worker has fetched is in no queue, though its run is not claimed yet: it is given this long.
 FETCHED_SECONDS = 5.0
+POSITIONS_TOLD = 50  # at most, of each sweep
 
 
-def dispatch_undispatched() -> None:
+def sweep() -> None:
+    """All of it: slots first, whose waiting runs are not to be dispatched again."""
+    dispatch_undispatched(but=sweep_slots())
+    recover_lost_runs()
+    expire_unanswered_approvals()
+    charge_lost()
+    resume_paused()
+
+
+def sweep_slots() -> Collection[uuid.UUID]:
+    """Let go on what has a slot now, end what has waited for one for too long, and tell others of their new places.
+
+    Returns the runs that wait; without Redis those that it knows of do not matter.
+    """
+    try:
+        swept = slots.sweep()
+    except (RedisError, OSError) as error:
+        logger.warning("The slots cannot be looked at: %s", error)
+        return ()
+    dispatch_granted(swept.granted)
+    for run_id in swept.late:
+        if told := end_waiting(run_id=run_id, seconds=settings.SLOT_WAIT_SECONDS):
+            logger.warning("Run %s has waited for a slot for too long, it has ended", run_id)
+            publish(told)
+            dispatch_next(told.session_id)
+    for run_id, position in changed_positions(swept.positions, limit=POSITIONS_TOLD).items():
+        tell_position(run_id, position)
+    return swept.waiting
+
+
+def dispatch_undispatched(*, but: Collection[uuid.UUID] = ()) -> None:
     """Dispatch again what no broker took, and what one has lost: its queue is empty, but runs wait for it."""
-    for run_id in take_undispatched(older_than_seconds=FETCHED_SECONDS if _is_queue_empty() else None):
+    age = FETCHED_SECONDS if _is_queue_empty() else None
+    for run_id in take_undispatched(older_than_seconds=age, but=but):
         dispatch(run_id)
 
 
@@ -58,8 +97,8 @@ def recover_lost_runs() -> None:
             continue
         logger.warning("Run %s: its worker is gone, it has ended", run_id)
         publish(recovered.told)
-        if next_run := queries.next_queued_run(recovered.told.session_id):
-            dispatch(next_run)
+        release(run_id)
+        dispatch_next(recovered.told.session_id)
 
 
 def expire_unanswered_approvals() -> None:
@@ -70,5 +109,4 @@ def expire_unanswered_approvals() -> None:
             continue
         logger.warning("Run %s: nobody decided about its tool call in time, it has ended", run_id)
         publish(told)
-        if next_run := queries.next_queued_run(told.session_id):
-            dispatch(next_run)
+        dispatch_next(told.session_id)

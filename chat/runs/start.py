@@ -65,7 +65,8 @@ def _begin(turn: AcceptedTurn) -> None:
     fail_point("after_accept")
     if turn.told:
         publish(turn.told)
-    dispatch(turn.run_id, required=turn.required)
+    if turn.is_first:  # else whoever ends the run before it dispatches it
+        dispatch(turn.run_id, placement=turn.placement)
 
 
 def _check_options(options: TurnOptions) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,10 +16,18 @@ import uvloop
 from channels.layers import get_channel_layer
 from django.conf import settings
 from django.db import close_old_connections
+from redis.exceptions import RedisError
 
 from chat.agents.mcp_pool import mcp_pool
 from chat.context.embedding import embed_query
-from chat.runs.dispatch import ask_to_tend_context, dispatch
+from chat.runs.dispatch import (
+    ask_to_tend_context,
+    dispatch,
+    dispatch_granted,
+    dispatch_next,
+    release,
+    release_unless_running,
+)
 from chat.runs.execute import Execution
 from chat.runs.hints import WORKERS
 from chat.runs.persistence import DATABASE_DOWN
@@ -26,6 +35,7 @@ from chat.runs.prepare import endpoints_in_use, preparations, warm_up_endpoints
 from chat.runs.work import Work
 from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
+from monitoring import slots
 from monitoring.speculation import speculation
 from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
 from sessions_app.errors import StaleEpochError
@@ -52,12 +62,34 @@ _prepare = in_database_thread(preparations.prepare)
 _endpoints_in_use = in_database_thread(endpoints_in_use)
 
 
+@in_database_thread
+def _renew_slots(lanes: dict[uuid.UUID, str]) -> None:
+    dispatch_granted(slots.renew(lanes))
+
+
+@in_database_thread
+def _leave(run_id: uuid.UUID, session_id: uuid.UUID) -> None:
+    """The run needs no slot any more; the session's next one, if this was the end, may go."""
+    release(run_id)
+    dispatch_next(session_id)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A claimed run. `lane` is that of its slot, `lease_until` monotonic time."""
+
+    work: Work
+    lane: str
+    lease_until: float
+
+
 class WorkerHost:
     """Runs what Celery hands over, renews the leases, and listens for cancels. One per process."""
 
     def __init__(self) -> None:
         self._loop = uvloop.new_event_loop()
         self._active: dict[uuid.UUID, tuple[Execution, asyncio.Task[None]]] = {}  # by session
+        self._lanes: dict[uuid.UUID, str] = {}  # of the runs' slots
         self._claiming = threading.Semaphore(CLAIMING_THREADS)
         self._is_draining = False
         self._channel = ""
@@ -69,28 +101,47 @@ class WorkerHost:
         """Claim a run and see it to its end, or until it is handed over; returns at once if it is not to be had."""
         try:
             with self._claiming:
-                work, lease_until = self._claim(run_id)
+                taken = self._take(run_id)
         except StaleEpochError:
             return
         except DATABASE_DOWN as error:
             mend_pool()
             logger.warning("Run %s is not claimed, the sweeper will send it again: %s", run_id, _first_line(error))
             return
-        if work is not None:
-            self._submit(self._execute(work, lease_until)).result()
+        if taken is not None:
+            self._submit(self._execute(taken)).result()
 
-    def _claim(self, run_id: uuid.UUID) -> tuple[Work | None, float]:
+    def _take(self, run_id: uuid.UUID) -> _Taken | None:
         try:
-            if self._is_draining:
-                mark_undispatched(run_id=run_id)
-                return None, 0.0
-            fail_point("before_claim")
-            lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS  # from before Postgres begins to count
-            claim = claiming.claim_run(run_id=run_id, worker=self._channel)
-            fail_point("after_claim")
-            return (Work(claim) if claim else None), lease_until
+            lane = self._confirm_slot(run_id)
+            return self._claim(run_id, lane) if lane else None
         finally:
             close_old_connections()  # this thread waits now; its connection serves others meanwhile
+
+    def _confirm_slot(self, run_id: uuid.UUID) -> str | None:
+        """The lane of the run's slot; None if this worker is not to take the run now."""
+        if self._is_draining:
+            mark_undispatched(run_id=run_id)
+            return None
+        try:
+            lane = slots.confirm(run_id)
+        except (RedisError, OSError) as error:
+            logger.warning("Run %s: its slot cannot be seen, the sweeper will send it again: %s", run_id, error)
+            mark_undispatched(run_id=run_id)
+            return None
+        if lane is None:
+            dispatch(run_id)  # its slot has expired or is lost: it has to ask again
+        return lane
+
+    def _claim(self, run_id: uuid.UUID, lane: str) -> _Taken | None:
+        fail_point("before_claim")
+        lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS  # from before Postgres begins to count
+        claim = claiming.claim_run(run_id=run_id, worker=self._channel)
+        fail_point("after_claim")
+        if claim is None:
+            release_unless_running(run_id)
+            return None
+        return _Taken(Work(claim), lane, lease_until)
 
     def drain(self) -> None:
         """The worker is to stop: hand over every run, at its next step's boundary or after DRAIN_SECONDS anyway."""
@@ -115,19 +166,20 @@ class WorkerHost:
 
     # --- one run ---------------------------------------------------------------------------------------------------
 
-    async def _execute(self, work: Work, lease_until: float) -> None:
-        claim = work.claim
+    async def _execute(self, taken: _Taken) -> None:
+        claim = taken.work.claim
         stream = self._writer.open(claim.session_id, claim.epoch)
-        stream.lease_until = lease_until
-        execution = Execution(work, stream)
+        stream.lease_until = taken.lease_until
+        execution = Execution(taken.work, stream)
         execution.is_leaving = self._is_draining
         task = asyncio.create_task(execution.execute(), name=f"run-{claim.run_id}")
         stream.on_fenced = task.cancel
         self._active[claim.session_id] = (execution, task)
+        self._lanes[claim.run_id] = taken.lane
         try:
             await asyncio.gather(task, return_exceptions=True)
         finally:
-            del self._active[claim.session_id]
+            del self._active[claim.session_id], self._lanes[claim.run_id]
         if execution.is_given_back:
             await _dispatch(claim.run_id)
         try:
@@ -138,16 +190,16 @@ class WorkerHost:
         if execution.is_context_needed:
             await _tend_context(claim.session_id)
         if execution.aftermath:
-            await self._clear_up(claim.session_id, execution.aftermath)
+            await self._tell_untold(claim.session_id, execution.aftermath)
+        if execution.aftermath or execution.is_parked:
+            await _leave(claim.run_id, claim.session_id)
 
-    async def _clear_up(self, session_id: uuid.UUID, aftermath: Aftermath) -> None:
-        """The session is free: tell of runs that were cancelled while they waited, and let the next one go."""
+    async def _tell_untold(self, session_id: uuid.UUID, aftermath: Aftermath) -> None:
+        """The session is free: tell of runs that were cancelled while they waited."""
         if aftermath.has_untold_runs and (told := await _tell_without_worker(session_id=session_id)):
             stream = self._writer.open(session_id, told.epoch)
             for event in told.events:
                 stream.emit(event.type, event.data)
-        if aftermath.next_run:
-            await _dispatch(aftermath.next_run)
 
     async def _drain(self) -> None:
         for execution, _ in self._active.values():
@@ -164,19 +216,22 @@ class WorkerHost:
     # --- leases, cancels, steering -----------------------------------------------------------------------------------
 
     async def _renew_forever(self) -> None:
-        """Renew the leases of all runs, and see what people want of them, should a hint have been lost."""
+        """Renew the leases and slots of all runs, and see what people want of them, should a hint have been lost."""
         while True:
-            await asyncio.sleep(settings.RUN_LEASE_SECONDS / 3)
             try:
                 await self._renew()
+            except (RedisError, OSError) as error:
+                logger.warning("The slots are not renewed, trying again: %s", _first_line(error))
             except DATABASE_DOWN as error:
                 logger.warning("The leases are not renewed, trying again: %s", _first_line(error))
             except Exception:
                 logger.exception("The leases are not renewed, trying again")
+            await asyncio.sleep(settings.RUN_LEASE_SECONDS / 3)
 
     async def _renew(self) -> None:
         held = dict(self._active)
         if not held:
+            await _renew_slots({})  # after a flush, let the slots be there again before the next run comes
             return
         lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS
         claims = [execution.claim for execution, _ in held.values()]
@@ -190,6 +245,7 @@ class WorkerHost:
             execution.is_steered = execution.is_steered or run.is_steered
             if run.is_cancel_requested:
                 await self._attend(session_id)
+        await _renew_slots({run_id: lane for run_id, lane in self._lanes.items() if run_id in renewed})
 
     async def _listen(self) -> None:
         """Take the hints that somebody wants something of a run of ours; many may come at once."""

@@ -23,4 +23,4 @@ def publish(told: Told) -> None:
             sync_client().xadd(key, entry, id=f"{told.epoch}-{event.seq}")
         sync_client().expire(key, settings.STREAM_TTL_SECONDS)
     except redis.RedisError as error:
-        logger.warning("Redis does not take what ended without a worker: %s", error)
+        logger.warning("Redis does not take what was told without a worker: %s", error)

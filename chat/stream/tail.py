@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 _facts_after = in_database_thread(queries.facts_after)
 _has_ended_since = in_database_thread(queries.has_ended_since)
 
-# The events that carry their run's id: the first of an epoch, and the last of a run.
-_NAMING_TYPES = TERMINAL_TYPES | {"message", "discard"}
+# The events that may carry their run's id: the first of an epoch, and the last of a run.
+_NAMING_TYPES = TERMINAL_TYPES | {"message", "discard", "status"}
 RETRY_SECONDS = 0.5
 _FACTS_PAGE = 200
 _STREAM_PAGE = 1_000
@@ -208,10 +208,10 @@ class RunFilter:
         return [event for event in batch if not self.is_over and self._is_mine(event)]
 
     def _is_mine(self, event: StreamEvent) -> bool:
-        if event.id is None or event.type not in _NAMING_TYPES:
+        fields = event.fields() if event.id is not None and event.type in _NAMING_TYPES else {}
+        if event.id is None or "run_id" not in fields:
             return self.epoch is not None and (event.id is None or event.id.epoch == self.epoch)
-        fields = event.fields()
-        if fields.get("run_id") != self.run_id:
+        if fields["run_id"] != self.run_id:
             return False
         self.epoch = event.id.epoch
         if steered_into := fields.get("steered_into"):

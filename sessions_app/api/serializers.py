@@ -6,7 +6,7 @@ import orjson
 from django.conf import settings
 from rest_framework import serializers
 
-from sessions_app.models import AgentSession, ApiToken, Message, Run
+from sessions_app.models import AgentSession, ApiToken, Message, Run, RunStatus
 
 
 class StateField(serializers.DictField):
@@ -133,6 +133,9 @@ class RunUsageSerializer(serializers.Serializer[Run]):
     output_tokens = serializers.IntegerField()
     cached_tokens = serializers.IntegerField()
     reasoning_tokens = serializers.IntegerField()
+    cost = serializers.DecimalField(
+        max_digits=18, decimal_places=6, normalize_output=True, help_text="By the site's price table."
+    )
 
 
 class RunErrorSerializer(serializers.Serializer[Run]):
@@ -148,6 +151,9 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     rolled_back = serializers.BooleanField(source="is_rolled_back")
     cursor = serializers.CharField(source="terminal_cursor", help_text="The id of the run's last event.")
     error = serializers.SerializerMethodField()
+    waiting_position = serializers.SerializerMethodField(
+        help_text="Its place among the runs that wait for a free slot; 1 is next. Null: it does not wait for one."
+    )
 
     class Meta:
         model = Run
@@ -166,8 +172,12 @@ class RunSerializer(serializers.ModelSerializer[Run]):
             "created_at",
             "started_at",
             "finished_at",
+            "waiting_position",
             "cursor",
         ]
+
+    def get_waiting_position(self, run: Run) -> int | None:
+        return run.waiting_position if run.status == RunStatus.QUEUED else None
 
     def get_error(self, run: Run) -> dict[str, str] | None:
         return {"code": run.error_code, "message": run.error_message} if run.error_code else None

@@ -26,6 +26,7 @@ from sessions_app.errors import (
 )
 from sessions_app.models import AgentSession, Event, Message, OnBusy, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.queries import Placement
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.telling import Told
 from sessions_app.services.working_time import check_time_left
@@ -39,8 +40,9 @@ _TITLE_LENGTH = 60
 class AcceptedTurn:
     """A turn that is on record. Its events will come behind `after`.
 
-    `is_next` says that nothing else is running: then nothing at all lies behind `after` yet. `is_repeated`: the
-    idempotency key was known, and this is the run that it began. `told` are the ends of runs that this one stopped.
+    `is_next` says that nothing else is running: then nothing at all lies behind `after` yet; `is_first`, that nothing
+    waits before it either: then it is to be dispatched. `is_repeated`: the idempotency key was known, and this is the
+    run that it began. `told` are the ends of runs that this one stopped.
     """
 
     session_id: uuid.UUID
@@ -48,9 +50,10 @@ class AcceptedTurn:
     message_id: int | None
     after: Cursor
     is_next: bool
+    is_first: bool = False
     is_repeated: bool = False
     told: Told | None = None
-    required: tuple[str, ...] | None = None  # capabilities of its worker; None: not known here
+    placement: Placement | None = None  # None: not known here
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,14 @@ class _Locked:
 
     epoch: int
     on_busy: str
-    required: tuple[str, ...]
+    placement: Placement
     now: datetime
     worked_ms: int
 
 
 _LOCK = """
-SELECT s.epoch, s.expires_at, a.on_busy, a.required_capabilities, s.worked_ms
+SELECT s.epoch, s.expires_at, a.on_busy, a.required_capabilities, s.worked_ms, a.id,
+    ARRAY(SELECT g.group_id FROM auth_user_groups g WHERE g.user_id = s.owner_id)
 FROM sessions_app_agentsession s JOIN sessions_app_agenttype a ON a.id = s.agent_type_id
 WHERE s.id = %(session_id)s AND s.owner_id = %(owner_id)s AND s.deleted_at IS NULL
 FOR UPDATE OF s
@@ -99,7 +103,10 @@ SELECT id, %(run_id)s, turn, 0, 'user', %(content)s, '', '[]', '', '', false, fa
 FROM session
 RETURNING id, EXISTS (
     SELECT 1 FROM sessions_app_run r
-    WHERE r.session_id = %(session_id)s AND r.status IN ('running', 'awaiting_approval'))
+    WHERE r.session_id = %(session_id)s AND r.status IN ('running', 'awaiting_approval')
+), EXISTS (
+    SELECT 1 FROM sessions_app_run r
+    WHERE r.session_id = %(session_id)s AND r.status = 'queued')
 """
 
 
@@ -129,10 +136,11 @@ def _lock(user: Any, session_id: uuid.UUID | None) -> _Locked:
         session = cursor.fetchone()
     if session is None:
         raise SessionNotFoundError()
-    epoch, expires_at, on_busy, required, worked_ms = session
+    epoch, expires_at, on_busy, required, worked_ms, agent_type_id, group_ids = session
     if expires_at <= now:
         raise SessionExpiredError()
-    return _Locked(epoch, on_busy, tuple(orjson.loads(required)), now, worked_ms)
+    placement = Placement(user.pk, agent_type_id, tuple(orjson.loads(required)), tuple(group_ids))
+    return _Locked(epoch, on_busy, placement, now, worked_ms)
 
 
 def _write(
@@ -155,11 +163,14 @@ def _write(
         accepted = cursor.fetchone()
     if accepted is None:
         raise QueueFullError(retry_after_seconds=5)
-    message_id, is_busy = accepted
+    message_id, is_busy, others_wait = accepted
     # A busy session's worker tells of this run within its own epoch if it is cancelled while it waits.
     epoch = told.epoch if told else locked.epoch
     after = Cursor(epoch, 0) if is_busy else end_of(epoch)
-    return AcceptedTurn(session_id, run_id, message_id, after, is_next=not is_busy, required=locked.required)
+    is_first = not is_busy and not others_wait
+    return AcceptedTurn(
+        session_id, run_id, message_id, after, is_next=not is_busy, is_first=is_first, placement=locked.placement
+    )
 
 
 def _make_way(session_id: Any, on_busy: str) -> Told | None:

@@ -12,7 +12,7 @@ from sessions_app.models import AgentSession, Message, Run, RunStatus
 from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.recording import NewEvent, drop_open_calls
 from sessions_app.services.telling import Told, record_told
-from sessions_app.signals import cancel_requested
+from sessions_app.signals import cancel_requested, runs_cancelled
 
 
 @dataclass
@@ -42,6 +42,9 @@ def request_cancel(
     for run in active:
         if run_id in (None, run.pk):
             _cancel(run, result, is_rollback)
+    if result.cancelled:
+        ids = [run.pk for run in result.cancelled]
+        transaction.on_commit(partial(runs_cancelled.send, Run, run_ids=ids))
     worker = next((run.worker for run in active if run.status == RunStatus.RUNNING), None)
     if worker is not None:
         transaction.on_commit(partial(cancel_requested.send, Run, session_id=session.pk, worker=worker))

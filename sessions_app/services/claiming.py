@@ -34,6 +34,7 @@ class Claim:
     agent_state: Any = None
     queue_ms: int | None = None  # how long the run had waited when it was first claimed
     worked_ms: int = 0  # how long the session's runs were at work before
+    is_told: bool = False  # that of its message was told while it waited for a slot
 
 
 # The session's row is locked first, so that its epoch is the newest; the run's own row is checked again by
@@ -59,13 +60,14 @@ WITH locked AS (
           AND (o.status IN ('running', 'awaiting_approval') OR (o.status = 'queued' AND o.turn < r.turn)))
     RETURNING r.session_id, r.epoch, r.turn, r.attempt, r.started_at <> now() AS is_resumed,
         r.agent_version, r.agent_state,
-        CASE WHEN r.started_at = now() THEN (extract(epoch FROM now() - r.created_at) * 1000)::int END AS queue_ms
+        CASE WHEN r.started_at = now() THEN (extract(epoch FROM now() - r.created_at) * 1000)::int END AS queue_ms,
+        r.waiting_position IS NOT NULL AS is_told
 )
 UPDATE sessions_app_agentsession s SET epoch = claimed.epoch
 FROM claimed, sessions_app_agenttypeversion v
 WHERE s.id = claimed.session_id AND v.agent_type_id = s.agent_type_id AND v.version = claimed.agent_version
 RETURNING claimed.session_id, claimed.epoch, claimed.turn, claimed.attempt, claimed.is_resumed, s.state, v.config,
-    claimed.agent_state, claimed.queue_ms, s.worked_ms
+    claimed.agent_state, claimed.queue_ms, s.worked_ms, claimed.is_told
 """
 
 
@@ -77,12 +79,10 @@ def claim_run(*, run_id: uuid.UUID, worker: str) -> Claim | None:
         row = cursor.fetchone()
     if row is None:
         return None
-    session_id, epoch, turn, attempt, is_resumed, state, config, agent_state, queue_ms, worked_ms = row
+    session_id, epoch, turn, attempt, is_resumed, state, config, agent_state, *others = row
     agent = AgentConfig.from_json(orjson.loads(config))
     saved = None if agent_state is None else orjson.loads(agent_state)
-    return Claim(
-        run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state), saved, queue_ms, worked_ms
-    )
+    return Claim(run_id, session_id, epoch, turn, attempt, is_resumed, agent, orjson.loads(state), saved, *others)
 
 
 @dataclass(frozen=True)

@@ -102,4 +102,4 @@ def retry_run(*, user: Any, run: Run) -> AcceptedTurn:
     )
     message = Message.objects.get(run=retry, position=0)
     after = Cursor(session.epoch, 0) if is_busy else end_of(session.epoch)
-    return AcceptedTurn(session.pk, retry.pk, message.pk, after, is_next=not is_busy)
+    return AcceptedTurn(session.pk, retry.pk, message.pk, after, is_next=not is_busy, is_first=not is_busy)

@@ -1,6 +1,7 @@
 """What the sweeper finds: runs whose lease ran out, and queued runs whose dispatch was lost."""
 
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,8 +26,10 @@ def mark_undispatched(*, run_id: uuid.UUID) -> None:
 
 
 @transaction.atomic
-def take_undispatched(*, older_than_seconds: float | None = None, limit: int = 1_000) -> list[uuid.UUID]:
-    """Queued runs, first in their session, that no broker took or whose dispatch is older than that.
+def take_undispatched(
+    *, older_than_seconds: float | None = None, limit: int = 1_000, but: Collection[uuid.UUID] = ()
+) -> list[uuid.UUID]:
+    """Queued runs, first in their session, that no broker took or whose dispatch is older than that, `but` for these.
 
     They count as dispatched now. Sweepers that call it at once take different runs.
     """
@@ -36,7 +39,8 @@ def take_undispatched(*, older_than_seconds: float | None = None, limit: int = 1
         session_id=OuterRef("session_id"), status__in=ACTIVE_STATUSES, turn__lt=OuterRef("turn")
     )
     overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - age)
-    lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).order_by("created_at")
+    lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).exclude(pk__in=but)
+    lost = lost.order_by("created_at")
     if older_than_seconds is not None:  # the caller has looked into the shared queue; others may have no worker now
         lost = lost.filter(Q(dispatched_at=None) | Q(session__agent_type__required_capabilities=[]))
     ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])

@@ -311,6 +311,13 @@ export class Conversation {
     this.announce("A tool call waits for your decision.");
   }
 
+  // The run waits for a free slot, or has waited and is at work now.
+  on_status({ run_id, status, position }) {
+    if (!run_id) return;
+    const row = rowsOf(run_id).at(-1);
+    if (row) setNote(row, status === "waiting" ? `Waiting for a free slot, position ${position}` : "");
+  }
+
   // From now on older turns stand in the prompt by their summary; here they stay.
   on_summary({ summary_id, first_turn, last_turn, tokens_before, tokens_after, text }) {
     if (findSummary(summary_id)) return;
@@ -338,7 +345,10 @@ export class Conversation {
     this.step.discard(since);
     this.run = run_id;
     this.step = new Step(run_id);
-    for (const row of rowsOf(run_id)) row.querySelectorAll(".approval").forEach((approval) => (approval.hidden = true));
+    for (const row of rowsOf(run_id)) {
+      setNote(row, ""); // it does not wait any more
+      row.querySelectorAll(".approval").forEach((approval) => (approval.hidden = true));
+    }
   }
 
   markGap() {

@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from monitoring.models import BudgetPause
 from monitoring.models.quota import Action, Measure, Period, Scope
 from monitoring.quota_rules import MAX_LIMIT
 from monitoring.raising import BudgetNotFoundError, budgets_of, raise_for_owner
@@ -16,6 +17,14 @@ from sessions_app.api.serializers import ErrorSerializer
 
 _ERRORS = dict.fromkeys((401, 404, 429), ErrorSerializer)
 _AMOUNT: dict[str, Any] = {"max_digits": 18, "decimal_places": 6}
+
+
+class WaitingSerializer(serializers.Serializer[Any]):
+    run_id = serializers.UUIDField()
+    needed = serializers.SerializerMethodField()
+
+    def get_needed(self, pause: BudgetPause) -> str:
+        return f"{pause.quota.amount(pause.needed).normalize():f}"
 
 
 class BudgetSerializer(serializers.Serializer[Any]):
@@ -33,6 +42,7 @@ class BudgetSerializer(serializers.Serializer[Any]):
     owner_limit = serializers.DecimalField(
         **_AMOUNT, normalize_output=True, source="quota.owner_limit", help_text="Up to which you may raise it."
     )
+    waiting = WaitingSerializer(source="pause", allow_null=True, help_text="The run of this session that waits for it.")
 
 
 class RaiseSerializer(serializers.Serializer[Any]):

@@ -5,11 +5,13 @@ from typing import Any
 from django.db import connection, transaction
 
 from monitoring.ledger import BudgetExceededError
-from monitoring.models import BudgetPause
+from monitoring.models import BudgetPause, Scope
 from sessions_app.models import RunStatus
 from sessions_app.services.claiming import Claim
 from sessions_app.services.deciding import go_on
 from sessions_app.services.recording import Step, park_run
+
+OWN_SCOPES = (Scope.SESSION, Scope.RUN, Scope.USER)  # of those, an owner may be allowed to raise budgets
 
 
 def as_question(error: BudgetExceededError) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def as_question(error: BudgetExceededError) -> dict[str, Any]:
         "needed": f"{quota.amount(error.needed).normalize():f}",
         "left": f"{quota.amount(error.left).normalize():f}",
         "message": error.message,
-        "owner_may_raise": quota.owner_limit is not None,
+        "owner_may_raise": quota.owner_limit is not None and quota.scope in OWN_SCOPES,
     }
 
 

@@ -1,17 +1,17 @@
 """Raising a budget: for one session, user, run or whatever it counts for, in its period. Each is on record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
 
-from monitoring.models import Account, Quota, QuotaChange
-from monitoring.pausing import resume_paused
+from monitoring.models import Account, BudgetPause, Quota, QuotaChange
+from monitoring.pausing import OWN_SCOPES, resume_paused
 from monitoring.quota_rules import MAX_LIMIT
 from sessions_app.errors import AgentsiteError, InvalidRequestError
-from sessions_app.models import AgentSession
+from sessions_app.models import AgentSession, RunStatus
 
 
 class BudgetNotFoundError(AgentsiteError):
@@ -38,6 +38,7 @@ class BudgetState:
     limit: Decimal
     used: Decimal
     reserved: Decimal
+    pause: BudgetPause | None = None  # a run of the session that waits for it
 
     @property
     def left(self) -> Decimal:
@@ -48,7 +49,7 @@ _OF_SESSION = """
 SELECT b.quota_id, b.subject, b.period_start, COALESCE(a.extra, 0),
     CASE WHEN a.is_counted THEN a.used ELSE monitoring_sum(q.measure, q.period, b.subject, b.period_start) END,
     COALESCE(a.reserved, 0)
-FROM monitoring_budgets(%s, %s, %s, NULL, clock_timestamp()) b
+FROM monitoring_budgets(%s, %s, %s, %s, clock_timestamp()) b
 JOIN monitoring_quota q ON q.id = b.quota_id
 LEFT JOIN monitoring_account a
     ON (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start)
@@ -56,12 +57,19 @@ LEFT JOIN monitoring_account a
 
 
 def budgets_of(session: AgentSession) -> list[BudgetState]:
-    """The budgets that apply to a session now, but for those of single runs."""
+    """The budgets that apply to a session now, with those of its run that waits for one."""
+    waiting = BudgetPause.objects.filter(run__session=session, run__status=RunStatus.AWAITING_APPROVAL).first()
+    run_id = waiting.run_id if waiting else None
     with connection.cursor() as cursor:
-        cursor.execute(_OF_SESSION, [session.owner_id, session.agent_type_id, session.pk])
+        cursor.execute(_OF_SESSION, [session.owner_id, session.agent_type_id, session.pk, run_id])
         rows = cursor.fetchall()
     quotas = Quota.objects.in_bulk([row[0] for row in rows])
-    return [_state(quotas[quota_id], *values) for quota_id, *values in rows]
+    states = [_state(quotas[quota_id], *values) for quota_id, *values in rows]
+    return [replace(state, pause=waiting) if _is_of(waiting, state) else state for state in states]
+
+
+def _is_of(pause: BudgetPause | None, state: BudgetState) -> bool:
+    return pause is not None and (pause.quota_id, pause.subject) == (state.quota.pk, state.subject)
 
 
 def _state(quota: Quota, subject: str, start: datetime, extra: int, used: int, reserved: int) -> BudgetState:
@@ -76,7 +84,7 @@ def raise_for_owner(*, user: Any, session: AgentSession, quota_id: int, amount: 
     """
     state = _find(session, quota_id)
     ceiling = state.quota.owner_limit
-    if ceiling is None or state.subject not in (f"session:{session.pk}", f"user:{session.owner_id}"):
+    if ceiling is None or state.quota.scope not in OWN_SCOPES:
         raise BudgetNotRaisableError()
     _raise(state, amount, user, ceiling=ceiling)
     return _find(session, quota_id)

@@ -1,7 +1,7 @@
 // What a person can do with the messages: decide about a tool call, try an answer again, fork the conversation, pin a
-// message, take a summary back.
+// message, take a summary back, raise a budget.
 
-import { forkSession, pinMessage, restoreSummary, retryRun, revertSummary, settleCall } from "./api.js";
+import { forkSession, pinMessage, raiseBudget, restoreSummary, retryRun, revertSummary, settleCall } from "./api.js";
 import { markSummaries } from "./conversation.js";
 
 // The arguments go along only if the person has changed them.
@@ -38,6 +38,10 @@ export function watchActions({ onFork, onContext, complain }, sessionId) {
       await restoreSummary(sessionId, row.dataset.summary);
       markSummaries([row.dataset.summary], false);
       onContext();
+    },
+    async raise(button, row) {
+      await raiseBudget(sessionId, row.dataset.budget, row.querySelector(".budget-amount").value);
+      row.remove();
     },
     async retry(button, row) {
       await retryRun(row.dataset.run);

@@ -28,6 +28,9 @@ export const deleteSession = (id) => call("DELETE", `${sessionsUrl}/${id}`);
 export const loadHistory = (id, before) => call("GET", `${sessionsUrl}/${id}/history?limit=50&before=${before}`);
 export const readSession = (id) => call("GET", `${sessionsUrl}/${id}`);
 export const forkSession = (id, messageId) => call("POST", `${sessionsUrl}/${id}/fork`, { message_id: messageId });
+export const loadBudgets = (id) => call("GET", `${sessionsUrl}/${id}/budgets`);
+export const raiseBudget = (id, budgetId, amount) =>
+  call("POST", `${sessionsUrl}/${id}/budgets/${budgetId}/raise`, { amount });
 export const loadApprovals = (id) => call("GET", `${sessionsUrl}/${id}/approvals`);
 export const readContext = (id, message) =>
   call("GET", `${sessionsUrl}/${id}/context?message=${encodeURIComponent(message.slice(0, 2000))}`);

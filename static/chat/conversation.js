@@ -1,6 +1,7 @@
 // The list of messages: what the server rendered, and what the events add to it.
 
 import { loadHistory } from "./api.js";
+import { askForBudget, forgetBudget } from "./budget.js";
 import { render } from "./markdown.js";
 
 const list = document.getElementById("messages");
@@ -302,7 +303,12 @@ export class Conversation {
   }
 
   // The run is parked until a person decides about the call.
-  on_approval_required({ run_id, tool_call_id, tool, args, reason, decisions }) {
+  on_approval_required({ run_id, tool_call_id, tool, args, reason, decisions, ...budget }) {
+    if (reason === "budget") {
+      askForBudget({ run_id, ...budget });
+      this.announce("A budget is used up; the agent waits.");
+      return;
+    }
     const card = this.toolCard(run_id, tool_call_id, tool, args);
     card.classList.add("running");
     card.querySelector(".tool-state").textContent = "waits for you";
@@ -343,6 +349,7 @@ export class Conversation {
     if (reason === "gap") return this.markGap();
     if (reason === "merged") return this.step.restart(event);
     this.step.discard(since);
+    forgetBudget(run_id);
     this.run = run_id;
     this.step = new Step(run_id);
     for (const row of rowsOf(run_id)) {
@@ -382,6 +389,7 @@ export class Conversation {
   }
 
   endRun(run, announcement, note = "", isFailure = false) {
+    forgetBudget(run_id);
     const isOther = this.isOther(run);
     const row = note && (lastAnswerOf(run) ?? (isOther ? null : this.step.open()));
     if (row) setNote(row, note, { isFailure, isRetryable: true });

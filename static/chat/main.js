@@ -2,6 +2,7 @@
 
 import { watchActions } from "./actions.js";
 import { createSession, loadApprovals, readSession } from "./api.js";
+import { showBudgets } from "./budget.js";
 import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { ContextMeter } from "./context.js";
@@ -87,6 +88,7 @@ function conversationPage() {
 // What waited for a person already when the page was loaded.
 async function showApprovals(id, conversation) {
   for (const approval of await loadApprovals(id)) conversation.on_approval_required(approval);
+  await showBudgets(id);
 }
 
 function sendFirst(id, composer) {

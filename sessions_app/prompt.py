@@ -28,6 +28,7 @@ class PromptMessage:
     tool_call_id: str
     token_count: int
     created_at: datetime
+    is_pinned: bool = False
 
 
 PROMPT_COLUMNS = tuple(each.name for each in fields(PromptMessage))
@@ -77,6 +78,6 @@ def _page(session_id: uuid.UUID, first_turn: int, turn: int, *, before: PromptMe
 def as_prompt_messages(rows: Sequence[Sequence[Any]]) -> list[PromptMessage]:
     """Rows of PROMPT_COLUMNS as the driver gives them: JSON is text still."""
     return [
-        PromptMessage(pk, turn, position, role, content, orjson.loads(calls), call_id, tokens, created_at)
-        for pk, turn, position, role, content, calls, call_id, tokens, created_at in rows
+        PromptMessage(pk, turn, position, role, content, orjson.loads(calls), call_id, tokens, created_at, is_pinned)
+        for pk, turn, position, role, content, calls, call_id, tokens, created_at, is_pinned in rows
     ]

@@ -65,7 +65,10 @@ class _Loop:
         self._context = context
         self._messages = messages
         self._counted, self._tokens = len(messages), context.prompt_tokens
+        self._pinned = _pinned_among(context.messages)
         turn = [message for message in context.messages if message.turn == context.messages[-1].turn]
+        earlier = context.messages[: len(context.messages) - len(turn)]
+        self._turn = len(as_chat_messages(context.agent.system_prompt, earlier))  # where it begins
         self._steps = sum(message.role == Role.ASSISTANT for message in turn)
         self._call_ids = {call["id"] for message in turn for call in message.tool_calls}
         self.runner = ToolRunner(
@@ -107,7 +110,10 @@ class _Loop:
             return
         self._tokens += sum(chat_tokens(message) for message in self._messages[self._counted :])
         if self._tokens > limit:
-            self._messages, saved = shrink(self._messages, self._tokens - limit)
+            length = len(self._messages)
+            excess = self._tokens - limit
+            self._messages, saved = shrink(self._messages, excess, turn=self._turn, pinned=self._pinned)
+            self._turn -= length - len(self._messages)
             self._tokens -= saved
         self._counted = len(self._messages)
 
@@ -167,6 +173,13 @@ class _Loop:
         error = best_match(Draft202012Validator(schema).iter_errors(answer))
         if error is not None:
             raise SchemaViolationError(f"The answer does not fit the response schema: {error.message[:500]}")
+
+
+def _pinned_among(messages: Sequence[PromptMessage]) -> set[str]:
+    """What tells pinned messages from others: their texts, and the ids of their tool calls."""
+    pinned = [message for message in messages if message.is_pinned]
+    calls = {call["id"] for message in pinned for call in message.tool_calls}
+    return ({message.content for message in pinned} | {message.tool_call_id for message in pinned} | calls) - {""}
 
 
 def as_chat_messages(

@@ -136,7 +136,7 @@ def test_a_usage_that_is_none_is_estimated(session: AgentSession) -> None:
 
 
 FAULTS = ["[[hang times=1]]", "[[html times=1]]", "[[status=429 times=1]]", "[[cut=1 times=1]]"]
-WRONG = ["[[tokens=2000]]", "[[tokens=0]]"]
+WRONG = ["[[tokens=2000 endless]]", "[[tokens=0]]"]
 
 
 @pytest.mark.parametrize("directive", [*FAULTS, *WRONG])

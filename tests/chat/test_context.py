@@ -275,6 +275,20 @@ def test_a_runs_own_steps_stay_within_the_context(client: Client, fake: FakeOpen
     assert calls == [message["tool_call_id"] for message in sent if message["role"] == "tool"]
 
 
+def test_pinned_messages_stay_when_a_runs_steps_outgrow_the_context(client: Client, fake: FakeOpenAIProcess) -> None:
+    session = client.new_session("worker")
+    client.chat(session, "Always answer in Slovene.")
+    client.chat(session, "And this is an exchange that may go.")
+    first = client.http.get(f"/sessions/{session}/history").json()["messages"][0]
+    client.http.patch(f"/sessions/{session}/messages/{first['id']}", json={"is_pinned": True})
+    events = client.chat(session, '[[tool=produce args={"characters": 3000} rounds=6]]')
+    assert events[-1]["type"] == "done", events[-1]
+    sent = prompt(fake)
+    assert sent[0] == {"role": "user", "content": "Always answer in Slovene."}
+    assert "were cut here" in words_of(sent)
+    assert "an exchange that may go" not in words_of(sent)
+
+
 def test_a_draft_is_embedded_while_it_is_written(client: Client, long_site: Site) -> None:
     session = client.new_session("plain")
     client.chat(session, "The lighthouse keeper is Ondina.")

@@ -192,11 +192,36 @@ def test_the_steps_of_a_run_are_kept_within_the_context() -> None:
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": str(number), "content": f"result {number} " * 300})
     total = sum(map(chat_tokens, messages))
-    kept, saved = shrink(messages, total - 2_000)
+    kept, saved = shrink(messages, total - 2_000, turn=3)
     assert sum(map(chat_tokens, kept)) == total - saved <= 2_000
     assert [each["content"] for each in kept[:2]] == ["Be brief.", "Find it."]
     assert "were cut here" in kept[3]["content"]
     assert kept[-1]["content"] == messages[-1]["content"], "the newest result is cut last"
+
+
+def test_what_is_pinned_and_what_steers_the_turn_stays_among_its_steps() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": "{}"}}
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Always in Slovene."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "pinned " * 300},
+        {"role": "user", "content": "long ago " * 200},
+        {"role": "assistant", "content": "indeed " * 200},
+        {"role": "user", "content": "Find it."},
+        {"role": "assistant", "content": "", "tool_calls": [{**call, "id": "2"}]},
+        {"role": "tool", "tool_call_id": "2", "content": "result " * 300},
+        {"role": "user", "content": "And quickly."},
+    ]
+    kept, saved = shrink(messages, 100_000, turn=6, pinned={"Always in Slovene.", "1"})
+    assert kept[:4] == messages[:4]
+    assert [each["content"] for each in kept if each["role"] == "user"] == [
+        "Always in Slovene.",
+        "Find it.",
+        "And quickly.",
+    ]
+    assert "were cut here" in kept[6]["content"]
+    assert sum(map(chat_tokens, kept)) == sum(map(chat_tokens, messages)) - saved
 
 
 # --- each strategy ---------------------------------------------------------------------------------------------------

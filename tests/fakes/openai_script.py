@@ -10,7 +10,7 @@ Message = dict[str, Any]
 NUMBERS = frozenset(
     {"tokens", "delay_ms", "reasoning", "rounds", "status", "cut", "error_after", "times", "prefill_us"}
 )
-FLAGS = frozenset({"no_usage", "odd_usage", "html", "hang", "length"})
+FLAGS = frozenset({"no_usage", "odd_usage", "endless", "html", "hang", "length"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Script:
     prefill_us: int = 0  # microseconds for each word of the prompt that is not in the cache
     no_usage: bool = False
     odd_usage: bool = False
+    endless: bool = False
     html: bool = False
     hang: bool = False
     length: bool = False

@@ -15,6 +15,7 @@ What it does is scripted by a directive in the last user message (the base URL i
     [[error_after=7 ...]]          an error object inside the stream after 7 deltas, under status 200
     [[html]] [[hang]]              a web page under status 200; not one byte until the client goes away
     [[odd_usage]]                  a usage that is none: a negative count, and a word
+    [[endless]]                    pays no heed to max_tokens
     [[status=500 times=2]]         the fault only for the first 2 requests with this same text
 
 Without a directive it repeats what the user said; a model whose name begins with `summarizer` tells how many words it
@@ -167,7 +168,7 @@ class FakeOpenAI:
             script = replace(script, status=500)
         if str(body.get("model")).startswith("summarizer"):
             text_said = f"a summary of {len(text.split())} words"
-        answer = answer_to(body["messages"], script, text_said, body.get("max_tokens"))
+        answer = answer_to(body["messages"], script, text_said, None if script.endless else body.get("max_tokens"))
         if script.odd_usage:
             answer.usage.update(prompt_tokens=-7, completion_tokens="many")
         if script.prefill_us:

@@ -389,7 +389,7 @@ export class Conversation {
   }
 
   endRun(run, announcement, note = "", isFailure = false) {
-    forgetBudget(run_id);
+    forgetBudget(run);
     const isOther = this.isOther(run);
     const row = note && (lastAnswerOf(run) ?? (isOther ? null : this.step.open()));
     if (row) setNote(row, note, { isFailure, isRetryable: true });

@@ -172,7 +172,26 @@ def pinned_messages(session_id: uuid.UUID, *, turn: int) -> list[PromptMessage]:
     with_tools = [turn for _, turn, call_id, calls in places if call_id or calls]
     with connection.cursor() as cursor:
         cursor.execute(_PINNED, {"session_id": session_id, "ids": [each[0] for each in places], "turns": with_tools})
-        return as_prompt_messages(cursor.fetchall())
+        return _with_their_results(as_prompt_messages(cursor.fetchall()))
+
+
+def _with_their_results(messages: Sequence[PromptMessage]) -> list[PromptMessage]:
+    """Of the tool calls and results of whole turns those that go with a pinned one."""
+    together: dict[tuple[int, str], set[tuple[int, str]]] = {}  # (turn, id) of a call: all of the same answer
+    for message in messages:
+        if message.tool_calls:
+            together.update(dict.fromkeys(_calls_of(message), _calls_of(message)))
+    wanted: set[tuple[int, str]] = set()
+    for message in messages:
+        if message.is_pinned:
+            wanted.update(*(together.get(call, ()) for call in _calls_of(message)))
+    return [message for message in messages if message.is_pinned or _calls_of(message) & wanted]
+
+
+def _calls_of(message: PromptMessage) -> set[tuple[int, str]]:
+    """The calls that a message makes or answers."""
+    ids = [call["id"] for call in message.tool_calls] or ([message.tool_call_id] if message.tool_call_id else [])
+    return {(message.turn, call_id) for call_id in ids}
 
 
 _PINNED = f"""

@@ -4,14 +4,15 @@ import uuid
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Sum
 
 from sessions_app.access import get_session
 from sessions_app.context_budget import context_limit, reserve_of
 from sessions_app.errors import MessageNotFoundError, PinnedTooLargeError
+from sessions_app.memory import pinned_messages
 from sessions_app.models import Message
 from sessions_app.token_counting import message_tokens
 
+END = 2**31 - 1  # a turn behind all others
 SHARE = 0.5  # of the room beside the system prompt: the rest is for the conversation
 
 
@@ -22,14 +23,15 @@ def set_pinned(*, user: Any, session_id: uuid.UUID | str, message_id: int, is_pi
     message = Message.objects.filter(session=session, pk=message_id).first()
     if message is None:
         raise MessageNotFoundError()
-    if is_pinned and not message.is_pinned:
-        limit = context_limit(session.agent_type.max_context_tokens)
-        room = int(SHARE * (limit - reserve_of(limit) - message_tokens(session.agent_type.system_prompt)))
-        pinned = Message.objects.filter(session=session, is_pinned=True).aggregate(sum=Sum("token_count"))["sum"] or 0
-        if pinned + message.token_count > room:
-            raise PinnedTooLargeError(
-                f"The pinned messages would take {pinned + message.token_count} tokens; this agent has room for {room}."
-            )
+    is_new = is_pinned and not message.is_pinned
     message.is_pinned = is_pinned
     message.save(update_fields=["is_pinned"])
+    if is_new:
+        limit = context_limit(session.agent_type.max_context_tokens)
+        room = int(SHARE * (limit - reserve_of(limit) - message_tokens(session.agent_type.system_prompt)))
+        tokens = sum(each.token_count for each in pinned_messages(session.pk, turn=END))
+        if tokens > room:
+            raise PinnedTooLargeError(
+                f"The pinned messages would take {tokens} tokens; this agent has room for {room}."
+            )
     return message

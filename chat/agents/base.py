@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from chat.agents.events import AgentEvent, ToolCall
-from chat.agents.tools.base import Ledger, NoLedger, Tool
+from chat.agents.tools.base import Ledger, NoLedger, NoToolRate, Tool, ToolRate
 from sessions_app.agent_config import AgentConfig
 from sessions_app.errors import AgentsiteError
 from sessions_app.models import ApprovalPolicy
@@ -37,7 +37,8 @@ class RunContext:
     `messages` is the prepared context, oldest first: earlier turns as far as they fit, the user's message,
     and, when a run is taken over, the steps of this turn that are done. `pending` are those steps' tool calls that
     have no result yet and are to be run (again) first. Tools that are not idempotent are announced to the `ledger`
-    before they start. `take_steering` gives, between two steps, what the user has sent meanwhile for this turn.
+    before they start, and all calls are counted by `tool_rate`. `take_steering` gives, between two steps, what the user
+    has sent meanwhile for this turn.
 
     Each model call is reserved in the budgets that apply before it begins. `reserve` sees to it if that was not done
     yet, and tells how many tokens the answer may have, 0 if there is no limit; it raises BudgetExceededError, which is
@@ -60,6 +61,7 @@ class RunContext:
     max_prompt_tokens: int = 0  # 0: nobody has counted
     prompt_tokens: int = 0  # of the messages, the system prompt and the tools
     ledger: Ledger = field(default_factory=NoLedger)
+    tool_rate: ToolRate = field(default_factory=NoToolRate)
     take_steering: Callable[[], Awaitable[list[str]]] = _nothing
     reserve: Callable[[], Awaitable[int]] = _unlimited
 
@@ -108,3 +110,15 @@ class RunTimeoutError(AgentError):
     """The run took longer than its agent type allows."""
 
     code = "run_timeout"
+
+
+class StepTimeoutError(AgentError):
+    """An answer of the model took longer than the agent type allows."""
+
+    code = "step_timeout"
+
+
+class ToolRateError(AgentError):
+    """The session may make no more tool calls now."""
+
+    code = "tool_rate_limited"

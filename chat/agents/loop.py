@@ -1,5 +1,6 @@
 """The tool loop that every chat model shares: answer, run the tools that it asks for, answer again."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -8,7 +9,7 @@ import orjson
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
-from chat.agents.base import RunContext, SchemaViolationError, StepLimitError
+from chat.agents.base import RunContext, SchemaViolationError, StepLimitError, StepTimeoutError
 from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Text, ToolCall, ToolResult
 from chat.agents.tools.base import ToolContext, ToolError
 from chat.agents.tools.running import ToolRunner
@@ -75,6 +76,7 @@ class _Loop:
             context.tools,
             ToolContext(context.session_id, context.run_id),
             context.ledger,
+            rate=context.tool_rate,
             limit=context.agent.max_parallel_tools if is_used(Technique.PARALLEL_TOOLS) else 1,
         )
         self.text = ""
@@ -90,7 +92,8 @@ class _Loop:
         self._steps += 1
         self._fit()
         parts, self.calls = [], ()
-        async for event in model.answer(self._context, self._messages):
+        answer, limit = model.answer(self._context, self._messages), self._context.agent.max_step_seconds
+        async for event in _in_time(answer, limit) if limit else answer:
             if isinstance(event, Text):
                 parts.append(event.content)
             elif isinstance(event, ToolCall):
@@ -173,6 +176,23 @@ class _Loop:
         error = best_match(Draft202012Validator(schema).iter_errors(answer))
         if error is not None:
             raise SchemaViolationError(f"The answer does not fit the response schema: {error.message[:500]}")
+
+
+async def _in_time(answer: AsyncIterator[AgentEvent], seconds: int) -> AsyncIterator[AgentEvent]:
+    """The answer as it comes; if it takes longer, the request to the model is closed and StepTimeoutError raised."""
+    until = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            # Around each wait, not around the whole: a generator must not be left inside of a time limit.
+            async with asyncio.timeout_at(until) as timer:
+                event = await anext(answer)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise StepTimeoutError(f"An answer of the model took longer than {seconds} seconds.") from None
+        yield event
 
 
 def _pinned_among(messages: Sequence[PromptMessage]) -> set[str]:

@@ -20,12 +20,13 @@ from chat.stream.writer import RunStream
 from monitoring.ledger import BudgetExceededError
 from monitoring.pausing import as_question
 from sessions_app import facts
-from sessions_app.errors import AgentsiteError, CancelRequestedError, StaleEpochError
+from sessions_app.errors import AgentsiteError, CancelRequestedError, SessionTimeoutError, StaleEpochError
 from sessions_app.failpoints import fail_point
 from sessions_app.models import Decision, Message, Role, RunStatus
 from sessions_app.models.tool_call import APPROVAL_DECISIONS, OUTCOME_DECISIONS
 from sessions_app.prompt import PromptMessage
 from sessions_app.services.recording import Aftermath, NewEvent
+from sessions_app.services.working_time import seconds_left
 
 logger = logging.getLogger(__name__)
 
@@ -156,13 +157,18 @@ class Execution:
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:
-        limit = self.claim.agent.max_run_seconds
+        limit, left = self.claim.agent.max_run_seconds, seconds_left(self.claim.worked_ms)
+        if left == 0:
+            raise SessionTimeoutError()
+        is_sessions = left is not None and (limit is None or left < limit)
         try:
-            async with asyncio.timeout(limit) as timer:
+            async with asyncio.timeout(left if is_sessions else limit) as timer:
                 yield
         except TimeoutError:
             if not timer.expired():
                 raise
+            if is_sessions:
+                raise SessionTimeoutError() from None
             raise RunTimeoutError(f"The run took longer than {limit} seconds.") from None
 
     def _tell_status(self, data: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from django.conf import settings
 from chat.agents.base import Approval, RunContext
 from chat.agents.events import ToolCall, ToolResult
 from chat.agents.tools.base import Ledger, Tool
+from chat.agents.tools.rate import SessionToolRate
 from chat.context.budget import Budget, budget_of
 from chat.context.calibration import ratio_of
 from chat.context.prepared import PreparedContext
@@ -104,6 +105,7 @@ class Work:
             },
             agent_state=self.claim.agent_state,
             ledger=ledger,
+            tool_rate=SessionToolRate(self.claim.session_id, self.claim.run_id),
             take_steering=take_steering,
             reserve=reserve,
         )

@@ -1,12 +1,14 @@
 """What the adapters of frameworks share. Their agents run tools by themselves, so the ledger is told here."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from chat.agents.base import RunContext
-from chat.agents.events import AgentEvent, ToolResult
+from chat.agents.base import RunContext, ToolRateError
+from chat.agents.events import AgentEvent, ToolCall, ToolResult
 from chat.agents.loop import as_chat_messages
+from chat.agents.tools.base import ToolError
 
+ROOM_SECONDS = 70.0  # a framework cannot be told that a call was not run: it waits until the minute is over
 NOT_RUN = "Not run: the worker was lost before this tool began. Call it again if it is still needed."
 
 
@@ -25,7 +27,19 @@ async def begin(context: RunContext) -> AsyncIterator[AgentEvent]:
         return
     allowed = [call for call in context.pending if (said := context.approvals.get(call.id)) and said.is_approved]
     if allowed:
-        await context.ledger.start(allowed)
+        await announce(context, allowed)
+
+
+async def announce(context: RunContext, calls: Sequence[ToolCall]) -> None:
+    """Before the framework runs them: count the calls when there is room for them, and tell the ledger."""
+    late = await context.tool_rate.take(calls)
+    for call in calls:
+        if call.id in late:
+            try:
+                await context.tool_rate.wait(call, seconds=ROOM_SECONDS)
+            except ToolError as error:
+                raise ToolRateError(str(error)) from None
+    await context.ledger.start(calls)
 
 
 def require(package: str, error: ImportError) -> ImportError:

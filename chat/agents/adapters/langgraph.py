@@ -4,7 +4,7 @@ from base64 import b64decode, b64encode
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from chat.agents.adapters.common import begin, history_of, require
+from chat.agents.adapters.common import announce, begin, history_of, require
 from chat.agents.base import Approval, RunContext
 from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Text, Thought, ToolCall, ToolResult
 from sessions_app.services.recording import Usage
@@ -102,7 +102,7 @@ class _Reader:
                     self._calls.update({call.id: call for call in calls})
                     yield ModelAnswer(calls, _usage(message), message.response_metadata.get("finish_reason") or "")
                     if calls:
-                        await self._context.ledger.start(calls)
+                        await announce(self._context, calls)
                 elif isinstance(message, ToolMessage) and message.tool_call_id not in self._told:
                     self._told.add(message.tool_call_id)
                     tool = message.name or self._calls.get(message.tool_call_id, ToolCall("", "")).tool

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from chat.agents.adapters.common import begin, history_of, require
+from chat.agents.adapters.common import announce, begin, history_of, require
 from chat.agents.base import RunContext, StepLimitError
 from chat.agents.events import (
     AgentEvent,
@@ -121,7 +121,7 @@ class _Gate(RunHooks[Any]):
         """What was told of is on record now: its tools may start."""
         new, self._new = self._new, []
         if new:
-            await self._context.ledger.start(new)
+            await announce(self._context, new)
         for call in new:
             self._known.add(call.id)
             self._event(call.id).set()

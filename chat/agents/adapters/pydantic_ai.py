@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 from pydantic_core import to_jsonable_python
 
-from chat.agents.adapters.common import begin, history_of, require
+from chat.agents.adapters.common import announce, begin, history_of, require
 from chat.agents.base import RunContext
 from chat.agents.events import MALFORMED, AgentEvent, ApprovalRequired, ModelAnswer, Text, Thought, ToolCall, ToolResult
 from sessions_app.services.recording import Usage
@@ -64,7 +64,7 @@ class PydanticAIAgent:
                         calls = self._calls(node.model_response)
                         yield ModelAnswer(calls, _usage(node.model_response), node.model_response.finish_reason or "")
                         if calls:
-                            await context.ledger.start(calls)
+                            await announce(context, calls)
                     is_known = False
                     async with node.stream(run.ctx) as tools:
                         async for event_ in tools:

@@ -44,6 +44,26 @@ class NoLedger:
         return call_id
 
 
+class ToolRate(Protocol):
+    """How many tool calls a minute a session may make."""
+
+    async def take(self, calls: Sequence[ToolCall]) -> set[str]:
+        """Count the calls that may start now; the ids of the others."""
+
+    async def wait(self, call: ToolCall, *, seconds: float) -> None:
+        """Count the call when there is room for it; raises ToolError if there is none for so long."""
+
+
+class NoToolRate:
+    """For agents that run outside a worker."""
+
+    async def take(self, calls: Sequence[ToolCall]) -> set[str]:
+        return set()
+
+    async def wait(self, call: ToolCall, *, seconds: float) -> None:
+        return None
+
+
 class ToolError(Exception):
     """What a tool raises to tell the model, in a sentence, what was wrong with the call."""
 

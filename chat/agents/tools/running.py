@@ -16,11 +16,13 @@ from django.db import close_old_connections
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from chat.agents.events import ToolCall, ToolResult
-from chat.agents.tools.base import Ledger, Tool, ToolContext, ToolError
+from chat.agents.tools.base import Ledger, NoToolRate, Tool, ToolContext, ToolError, ToolRate
 from chat.agents.tools.stored import shorten
 from monitoring.speculation import USED, WASTED, speculation
 
 logger = logging.getLogger(__name__)
+
+_NO_RATE = NoToolRate()
 
 
 @cache
@@ -94,22 +96,33 @@ async def _run_in_thread(tool: Tool, args: dict[str, Any], context: ToolContext)
 
 
 class ToolRunner:
-    """Runs the calls of one run. The ledger learns of those first that a crash must not repeat."""
+    """Runs the calls of one run. Each is counted first; the ledger learns of those that a crash must not repeat."""
 
-    def __init__(self, tools: dict[str, Tool], context: ToolContext, ledger: Ledger, *, limit: int = 8) -> None:
+    def __init__(
+        self,
+        tools: dict[str, Tool],
+        context: ToolContext,
+        ledger: Ledger,
+        *,
+        rate: ToolRate = _NO_RATE,
+        limit: int = 8,
+    ) -> None:
         self._tools = tools
         self._context = context
         self._ledger = ledger
+        self._rate = rate
         self._free = asyncio.Semaphore(limit)
         self._ahead: dict[str, tuple[dict[str, Any], asyncio.Task[ToolResult]]] = {}  # by call id
 
     async def run(self, calls: Sequence[ToolCall]) -> AsyncIterator[ToolResult]:
         """Run the calls of one answer at once, as far as the limit allows; each result as soon as it is there."""
-        careful = [call for call in calls if (tool := self._tools.get(call.tool)) and not tool.is_idempotent]
-        if careful:
-            await self._ledger.start(careful)
-        tasks = [self._take_ahead(call) or self._start(call) for call in calls]
+        ahead = {call.id: task for call in calls if (task := self._take_ahead(call))}
+        new = [call for call in calls if call.id not in ahead]
+        tasks = list(ahead.values())
         try:
+            late = await self._rate.take(new)
+            await self._announce([call for call in new if call.id not in late])
+            tasks += [self._start(call, is_late=call.id in late) for call in new]
             for done in asyncio.as_completed(tasks):
                 yield await done
         finally:
@@ -119,7 +132,7 @@ class ToolRunner:
         """Start an idempotent call before the model's answer has ended; it is `run` or `drop_ahead` that ends it."""
         tool = self._tools.get(call.tool)
         if tool is not None and tool.is_idempotent and call.id not in self._ahead:
-            self._ahead[call.id] = (call.args, self._start(call))
+            self._ahead[call.id] = (call.args, self._start(call, is_late=True))
 
     async def drop_ahead(self) -> None:
         """Stop what was started ahead and then not asked for."""
@@ -136,8 +149,22 @@ class ToolRunner:
         speculation.count("tool", USED)
         return task
 
-    def _start(self, call: ToolCall) -> "asyncio.Task[ToolResult]":
-        return asyncio.create_task(self._run_when_free(call), name=call.id)
+    def _start(self, call: ToolCall, *, is_late: bool) -> "asyncio.Task[ToolResult]":
+        return asyncio.create_task(self._run_late(call) if is_late else self._run_when_free(call), name=call.id)
+
+    async def _announce(self, calls: Sequence[ToolCall]) -> None:
+        careful = [call for call in calls if (tool := self._tools.get(call.tool)) and not tool.is_idempotent]
+        if careful:
+            await self._ledger.start(careful)
+
+    async def _run_late(self, call: ToolCall) -> ToolResult:
+        """A call that has not been counted yet. While it waits for room it is in nobody's way."""
+        try:
+            await self._rate.wait(call, seconds=settings.TOOL_RATE_WAIT_SECONDS)
+        except ToolError as error:
+            return ToolResult(call.id, call.tool, str(error), is_error=True)
+        await self._announce([call])
+        return await self._run_when_free(call)
 
     async def _run_when_free(self, call: ToolCall) -> ToolResult:
         context = replace(self._context, call_id=call.id, idempotency_key=self._ledger.key_of(call.id))

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from django.contrib import admin
+from django.conf import settings
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
@@ -11,6 +12,7 @@ from django.utils.safestring import SafeString
 from sessions_app import queries
 from sessions_app.admin.readonly import ReadOnlyAdmin, list_link
 from sessions_app.models import AgentSession, Event, Message, Run, Summary, ToolCall
+from sessions_app.services.working_time import reset_working_time
 
 HISTORY_SHOWN = 50
 
@@ -26,12 +28,29 @@ class AgentSessionAdmin(ReadOnlyAdmin):
         ("id", "owner", "agent_type"),
         ("title", "message_count", "input_tokens", "output_tokens"),
         ("created_at", "last_active", "expires_at", "deleted_at"),
-        ("epoch", "ttl_seconds"),
+        ("epoch", "ttl_seconds", "worked"),
         "state",
         "records",
         "history",
     )
-    readonly_fields = ("records", "history")
+    readonly_fields = ("worked", "records", "history")
+    actions = ("reset_working_time",)
+
+    def has_reset_permission(self, request: HttpRequest) -> bool:
+        """The record is nobody's to change, but whoever may change sessions may do this."""
+        return request.user.has_perm("sessions_app.change_agentsession")
+
+    @admin.action(description="Give it its working time again", permissions=["reset"])
+    def reset_working_time(self, request: HttpRequest, sessions: QuerySet[AgentSession]) -> None:
+        for session in sessions:
+            self.log_change(request, session, f"Gave it its working time again; it had worked {self.worked(session)}.")
+        reset_working_time(sessions=sessions)
+        messages.success(request, "They may work as long as new sessions.")
+
+    @admin.display(description="at work")
+    def worked(self, session: AgentSession) -> str:
+        limit = settings.MAX_SESSION_DURATION_SECONDS
+        return f"{session.worked_seconds:,.1f} s" + (f" of {limit:,} s" if limit else "")
 
     @admin.display(description="tokens in / out")
     def tokens(self, session: AgentSession) -> str:
@@ -49,8 +68,8 @@ class AgentSessionAdmin(ReadOnlyAdmin):
 
     @admin.display(description=f"the newest {HISTORY_SHOWN} messages")
     def history(self, session: AgentSession) -> SafeString:
-        messages = queries.history(session, limit=HISTORY_SHOWN).messages
-        rows = ((message.role, message.created_at, message.content or message.tool_calls) for message in messages)
+        newest = queries.history(session, limit=HISTORY_SHOWN).messages
+        rows = ((message.role, message.created_at, message.content or message.tool_calls) for message in newest)
         body = format_html_join("", '<tr><th>{}</th><td>{}</td><td style="white-space:pre-wrap">{}</td></tr>', rows)
         return format_html("<table>{}</table>", body)
 

@@ -105,7 +105,7 @@ def _first_kept_turn(plan: _Plan) -> int:
 def _save_turns(plan: _Plan, messages: Sequence[PromptMessage], replaces: Summary | None) -> bool:
     lines = [Line(message.role, _said(message)) for message in messages]
     tokens = sum(message.token_count for message in messages)
-    made = summarize(lines, max_tokens=_size(tokens), model=plan.model)
+    made = summarize(lines, max_tokens=_size(tokens), model=plan.model, session_id=plan.session_id)
     if made.is_fallback and replaces:
         return False  # it would be no better, and be told again
     saved = save_summary(
@@ -182,7 +182,8 @@ def _summarize_session(plan: _Plan) -> bool:
 
 def _save_coarser(plan: _Plan, level: SummaryLevel, parts: Sequence[Summary], replaces: Summary | None) -> bool:
     lines = [Line("", f"[{part.first_at:%Y-%m-%d}] {part.text}") for part in parts]
-    made = summarize(lines, max_tokens=_size(sum(part.tokens_after for part in parts) * 3), model=plan.model)
+    size = _size(sum(part.tokens_after for part in parts) * 3)
+    made = summarize(lines, max_tokens=size, model=plan.model, session_id=plan.session_id)
     if made.is_fallback and replaces and replaces.is_fallback:
         return False
     saved = save_summary(

@@ -1,9 +1,10 @@
 """Writes summaries: by a model if one is configured, and without one if it fails."""
 
 import logging
+import uuid
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
@@ -11,17 +12,22 @@ from django.conf import settings
 
 from chat.agents.base import ModelError
 from chat.agents.endpoints import find_model
+from chat.context.calibration import ratio_of, worst_input
 from chat.context.circuit import Circuit
 from chat.context.cutting import cut
 from chat.context.extractive import Line, extract
 from chat.context.remote import post_json, run_alone
+from monitoring.ledger import BudgetExceededError, ModelCall, Reserved, release, reserve
+from sessions_app.errors import StaleEpochError
+from sessions_app.model_names import split_model_name
 from sessions_app.services.recording import Usage
-from sessions_app.token_counting import count_tokens
+from sessions_app.token_counting import count_tokens, message_tokens
 
 logger = logging.getLogger(__name__)
 
 EXTRACTIVE = "extractive"
 MAX_SOURCE_TOKENS = 12_000  # what a model is sent of what it is to summarise
+ANSWER_ROOM = 2  # times what was asked for; what is too much is cut
 _MOST_TOKENS = 10_000_000  # a provider that reports more reports nonsense
 _INSTRUCTIONS = (
     "You write the memory of a conversation. Summarise the part that follows in at most {words} words, in its own "
@@ -46,31 +52,57 @@ def is_available(model: str) -> bool:
     return model != EXTRACTIVE and not _circuits[model].is_open
 
 
-def summarize(lines: Sequence[Line], *, max_tokens: int, model: str) -> MadeSummary:
-    """A summary of at most so many tokens. Always one: a model that fails is left alone for a while."""
+def summarize(lines: Sequence[Line], *, max_tokens: int, model: str, session_id: uuid.UUID) -> MadeSummary:
+    """A summary of at most so many tokens, charged to the session. Always one: a model that fails is left alone for a
+    while, and one that no budget has room for is not asked."""
     if model == EXTRACTIVE:
         return MadeSummary(extract(lines, max_tokens), EXTRACTIVE)
     if is_available(model):
+        said = _said(lines)
         try:
-            made = run_alone(_ask(lines, max_tokens, model))
+            reserved = reserve(_call(session_id, model, said, max_tokens))
+        except (BudgetExceededError, StaleEpochError) as error:
+            logger.info("A summary of session %s is made without a model: %s", session_id, error)
+            return MadeSummary(extract(lines, max_tokens), EXTRACTIVE)
+        try:
+            made = run_alone(_ask(said, max_tokens, model))
         except (ModelError, aiohttp.ClientError, TimeoutError) as error:
             _circuits[model].failed()
             logger.warning("The summariser %s failed: %s", model, error or type(error).__name__)
+            if reserved.id is not None:
+                release(reserved.id)
         else:
             _circuits[model].succeeded()
-            return made
+            return _with_cost(made, reserved)
     return MadeSummary(extract(lines, max_tokens), EXTRACTIVE, is_fallback=True)
 
 
-async def _ask(lines: Sequence[Line], max_tokens: int, model: str) -> MadeSummary:
-    name, endpoint = find_model(model)
+def _call(session_id: uuid.UUID, model: str, said: str, max_tokens: int) -> ModelCall:
+    name, _ = split_model_name(model)
+    prompt = message_tokens(_INSTRUCTIONS) + message_tokens(said)
+    output = max_tokens * ANSWER_ROOM
+    return ModelCall(session_id, [name], worst_input(prompt, ratio_of(name)), output, output, purpose="summary")
+
+
+def _with_cost(made: MadeSummary, reserved: Reserved) -> MadeSummary:
+    assert made.usage is not None  # a model made it
+    return replace(
+        made, usage=replace(made.usage, reservation_id=reserved.id, cost=reserved.prices.cost_of(made.usage))
+    )
+
+
+def _said(lines: Sequence[Line]) -> str:
     texts = (f"{line.speaker}: {line.text}" if line.speaker else line.text for line in lines)
-    said = cut("\n".join(texts), MAX_SOURCE_TOKENS)
+    return cut("\n".join(texts), MAX_SOURCE_TOKENS)
+
+
+async def _ask(said: str, max_tokens: int, model: str) -> MadeSummary:
+    name, endpoint = find_model(model)
     instructions = _INSTRUCTIONS.format(words=max(20, max_tokens * 2 // 3))
     body = {
         "model": name,
         "messages": [{"role": "system", "content": instructions}, {"role": "user", "content": said}],
-        "max_tokens": max_tokens * 2,
+        "max_tokens": max_tokens * ANSWER_ROOM,
         "stream": False,
     }
     answer = await post_json(endpoint, "/chat/completions", body, seconds=settings.SUMMARY_TIMEOUT_SECONDS)
@@ -78,7 +110,7 @@ async def _ask(lines: Sequence[Line], max_tokens: int, model: str) -> MadeSummar
     source = count_tokens(said)
     if not text or count_tokens(text) >= source:
         raise ModelError("it answered with nothing, or with more than it was to summarise")
-    return MadeSummary(cut(text, max_tokens), model, usage=_usage_of(answer, model, source, text))
+    return MadeSummary(cut(text, max_tokens), model, usage=_usage_of(answer, name, source, text))
 
 
 def _text_of(answer: dict[str, Any]) -> str:

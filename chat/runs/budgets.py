@@ -1,21 +1,18 @@
 """A run's model calls and the budgets: each is reserved before it begins."""
 
-import math
 from collections.abc import Sequence
 
 from django.conf import settings
 
 from chat.agents.events import Status
 from chat.context.budget import Budget
+from chat.context.calibration import worst_input
 from chat.runs.persistence import Persistence
 from chat.runs.recorder import Recorder
 from monitoring.ledger import ModelCall
 from sessions_app.agent_config import AgentConfig
 from sessions_app.model_names import split_model_name
 from sessions_app.services.claiming import Claim
-
-# What a provider counts differs from what is counted here; nothing is to be used that was not reserved.
-MARGIN = 1.05
 
 
 class CallBudget:
@@ -59,11 +56,6 @@ class CallBudget:
             run_id=self._claim.run_id,
             epoch=self._claim.epoch,
         )
-
-
-def worst_input(prompt_tokens: int, ratio: float) -> int:
-    """What the provider may count at most for a prompt."""
-    return math.ceil(prompt_tokens * ratio * MARGIN)
 
 
 def wanted_output(agent: AgentConfig, room: int) -> int:

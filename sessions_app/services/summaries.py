@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -67,6 +68,8 @@ def _charge(session_id: uuid.UUID, usage: Usage) -> None:
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
         is_estimated=usage.is_estimated,
+        cost=Decimal(usage.cost) / 1_000_000,
+        reservation_id=usage.reservation_id,
     )
     AgentSession.objects.filter(pk=session_id).update(
         input_tokens=F("input_tokens") + usage.input_tokens, output_tokens=F("output_tokens") + usage.output_tokens

@@ -18,6 +18,7 @@ from sessions_app.prompt import PROMPT_COLUMNS, PromptMessage, as_prompt_message
 from sessions_app.search_text import searchable
 
 MAX_TERMS = 24  # each is a bit of an int
+LOOKED_AT = 100  # words of a long message
 SAMPLE = 300  # newest entries by which a word counts as frequent
 FREQUENT = 0.4
 
@@ -30,16 +31,22 @@ class Hit:
     score: float
 
 
-# The query's words, and how many of the newest entries have each.
+# The query's words, and how many of the newest entries have each. Of many the last are looked at, where a question
+# mostly stands, and of these the rarest are searched; what stands nowhere comes last, if that is known.
 _TERMS = """
 WITH newest AS MATERIALIZED (
     SELECT lexemes FROM sessions_app_indexentry WHERE session_id = %(session_id)s AND turn < %(turn)s
     ORDER BY ordinal DESC LIMIT %(sample)s
 ), term AS (
-    SELECT '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS quoted
-    FROM unnest(to_tsvector(%(language)s::regconfig, %(query)s)) LIMIT %(terms)s
+    SELECT '''' || replace(replace(lexeme, '\\', '\\\\'), '''', '''''') || '''' AS quoted,
+        positions[1] AS place
+    FROM unnest(to_tsvector(%(language)s::regconfig, %(query)s)) ORDER BY place DESC LIMIT %(looked_at)s
+), counted AS (
+    SELECT quoted, place, (SELECT count(*) FROM newest WHERE lexemes @@ quoted::tsquery) AS found,
+        (SELECT count(*) FROM newest) AS entries FROM term
 )
-SELECT quoted, (SELECT count(*) FROM newest WHERE lexemes @@ quoted::tsquery), (SELECT count(*) FROM newest) FROM term
+SELECT quoted, found, entries FROM counted
+ORDER BY found = 0 AND entries < %(sample)s, found, place DESC LIMIT %(terms)s
 """
 
 # One look at each entry of the session: rare words count more, as in BM25, and long messages less. How often a word
@@ -75,7 +82,8 @@ def find_by_words(session_id: uuid.UUID, query: str, *, turn: int, limit: int) -
     most and say least.
     """
     values: dict[str, Any] = {"session_id": session_id, "turn": turn, "limit": limit}
-    asked = {"language": settings.SEARCH_LANGUAGE, "query": searchable(query), "sample": SAMPLE, "terms": MAX_TERMS}
+    asked = {"language": settings.SEARCH_LANGUAGE, "query": searchable(query), "sample": SAMPLE}
+    asked |= {"looked_at": LOOKED_AT, "terms": MAX_TERMS}
     with connection.cursor() as cursor:
         cursor.execute(_TERMS, values | asked)
         terms = cursor.fetchall()

@@ -103,8 +103,8 @@ def texts_at(session: AgentSession, hits: list[memory.Hit]) -> list[str]:
     return [found[hit.ordinal].messages[0].content for hit in hits]
 
 
-def by_words(session: AgentSession, query: str) -> list[str]:
-    return texts_at(session, memory.find_by_words(session.pk, query, turn=LATER, limit=5))
+def by_words(session: AgentSession, query: str, limit: int = 5) -> list[str]:
+    return texts_at(session, memory.find_by_words(session.pk, query, turn=LATER, limit=limit))
 
 
 def by_meaning(session: AgentSession, query: str) -> list[str] | None:
@@ -222,6 +222,18 @@ def test_messages_in_any_language_are_found(session: AgentSession, text: str, qu
     assert by_words(session, query)[0] == text
     assert by_words(session, f"{query}\x00")[0] == text
     assert text in (by_meaning(session, text) or [])[:2], "an answer's vector has something of what it answers"
+
+
+def test_of_a_long_message_the_telling_words_are_searched(session: AgentSession) -> None:
+    for turn in range(1, 41):
+        say(session, turn, f"alpha{turn} beta{turn}", "common words of everybody")
+    say(session, 41, "The zebra has a name.", "It has.")
+    index_session(session.pk)
+    words = [f"alpha{turn} beta{turn} common words everybody nowhere{turn}" for turn in range(1, 41)]
+    assert "The zebra has a name." in by_words(session, " ".join([*words, "What is the zebra called?"]), 50)
+    assert "The zebra has a name." in by_words(
+        session, "What is the zebra called? " + " common words everybody" * 40, 50
+    )
 
 
 def test_odd_texts_do_no_harm(session: AgentSession) -> None:

@@ -7,9 +7,9 @@ from django.conf import settings
 from chat.agents.events import Status
 from chat.context.budget import Budget
 from chat.context.calibration import worst_input
-from chat.runs.persistence import Persistence
+from chat.runs.persistence import Persistence, unbroken
 from chat.runs.recorder import Recorder
-from monitoring.ledger import ModelCall
+from monitoring.ledger import ModelCall, Reserved
 from sessions_app.agent_config import AgentConfig
 from sessions_app.model_names import split_model_name
 from sessions_app.services.claiming import Claim
@@ -33,11 +33,15 @@ class CallBudget:
         """
         reserved = self._recorder.reserved
         if reserved is None:
-            reserved = await self._database.reserve(self._call(self._recorder.prompt_tokens))
-            self._recorder.begin_call(reserved)
-            for warning in reserved.warnings:
-                self._recorder.add(Status({"status": "budget_warning", **warning}))
+            reserved = await unbroken(self._reserve())
         return 0 if reserved.id is None else reserved.output_tokens
+
+    async def _reserve(self) -> Reserved:
+        reserved = await self._database.reserve(self._call(self._recorder.prompt_tokens))
+        self._recorder.begin_call(reserved)
+        for warning in reserved.warnings:
+            self._recorder.add(Status({"status": "budget_warning", **warning}))
+        return reserved
 
     async def give_up(self) -> None:
         """The call that was reserved will not be made, or gave nothing."""

@@ -13,7 +13,7 @@ from chat.agents.events import AgentEvent, ApprovalRequired, ModelAnswer, Status
 from chat.agents.registry import agent_for, find_tools
 from chat.context.prepared import PreparedContext
 from chat.runs.budgets import CallBudget
-from chat.runs.persistence import Persistence
+from chat.runs.persistence import Persistence, unbroken
 from chat.runs.recorder import Recorder
 from chat.runs.work import Work
 from chat.stream.writer import RunStream
@@ -59,6 +59,7 @@ class Execution:
         self._stream = stream
         self._database = Persistence(work.claim, stream)
         self._calls: CallBudget | None = None  # known when the context is prepared
+        self._timer: asyncio.Timeout | None = None  # while the agent is at work
         self._telling = asyncio.Lock()  # the ids of events that are recorded before they are emitted
         self._recorder = Recorder(
             work.claim,
@@ -163,6 +164,7 @@ class Execution:
         is_sessions = left is not None and (limit is None or left < limit)
         try:
             async with asyncio.timeout(left if is_sessions else limit) as timer:
+                self._timer = timer
                 yield
         except TimeoutError:
             if not timer.expired():
@@ -170,6 +172,8 @@ class Execution:
             if is_sessions:
                 raise SessionTimeoutError() from None
             raise RunTimeoutError(f"The run took longer than {limit} seconds.") from None
+        finally:
+            self._timer = None
 
     def _tell_status(self, data: dict[str, Any]) -> None:
         self._recorder.add(Status(data))
@@ -186,11 +190,14 @@ class Execution:
 
     async def _checkpoint(self) -> None:
         fail_point("before_checkpoint")
+        await unbroken(self._record_step())
+        fail_point("after_checkpoint")
+
+    async def _record_step(self) -> None:
         aftermath = await self._database.record_step(self._recorder.step)
         self._recorder.forget_step()
         self._is_owed = False
         self.is_steered = self.is_steered or aftermath.is_steered
-        fail_point("after_checkpoint")
 
     def _leave_if_asked(self, event: AgentEvent) -> None:
         """Between a model's answer and its tools nothing is under way, nor is when all of them have answered."""
@@ -241,6 +248,8 @@ class Execution:
 
     async def _wait_for_person(self, questions: list[NewEvent], write: Coroutine[Any, Any, None]) -> NoReturn:
         """Whoever has seen the question finds that it can be answered."""
+        if self._timer is not None and not self._timer.expired():
+            self._timer.reschedule(None)  # the write must not be broken off: afterwards nothing is at work
         fail_point("before_park")
         try:
             await asyncio.shield(write)
@@ -261,10 +270,13 @@ class Execution:
         if self._recorder.step.events:
             await self._checkpoint()
         async with self._telling:
-            absorbed = await self._database.absorb_steering(self._recorder.next_position, self._stream.seq)
-            self._recorder.next_position += len(absorbed.messages)
-            for event in absorbed.events:
-                self._stream.emit(event.type, event.data)
+            return await unbroken(self._absorb_steering())
+
+    async def _absorb_steering(self) -> list[str]:
+        absorbed = await self._database.absorb_steering(self._recorder.next_position, self._stream.seq)
+        self._recorder.next_position += len(absorbed.messages)
+        for event in absorbed.events:
+            self._stream.emit(event.type, event.data)
         return [message.content for message in absorbed.messages]
 
     async def tell_of_cancelled(self, pairs: list[tuple[Any, Message]]) -> None:

@@ -7,7 +7,7 @@ than the lease; then another worker may hold the run, and this one stops.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from django.db import IntegrityError, InterfaceError, OperationalError
@@ -48,6 +48,16 @@ _mark_told = in_database_thread(summaries.mark_told)
 @in_database_thread
 def _is_rolled_back(run_id: Any) -> bool:
     return Run.objects.filter(pk=run_id, is_rolled_back=True).exists()
+
+
+async def unbroken(writing: Coroutine[Any, Any, R]) -> R:
+    """A write and what follows from it, as one. A thread writes on whatever one does: whoever is cancelled meanwhile
+    goes on when it has ended, and knows whether it is on record."""
+    task = asyncio.create_task(writing, name="unbroken-write")
+    try:
+        return await asyncio.shield(task)
+    finally:
+        await asyncio.wait({task})
 
 
 class Persistence:

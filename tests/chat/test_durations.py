@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.chat.test_lost_worker import model_env, workers_of
@@ -132,3 +133,27 @@ def test_the_time_of_a_lost_worker_counts(fake: FakeOpenAIProcess) -> None:
             assert 1 <= worked(client, session) < 5  # to the last sign of the worker
             assert list(events)[-1]["code"] == "session_timeout"
         assert 6 <= worked(client, session) < 7.5
+
+
+def test_a_limit_that_comes_in_the_middle_of_a_write_ends_the_run_all_the_same(
+    site: Site, client_of_site: Client
+) -> None:
+    """The step's write is under way, held up by a lock: it is on record when the end is written."""
+    fields = "{'runtime': 'chat', 'max_run_seconds': 1, 'tools': ['produce']}"
+    code = f"AgentType.objects.get_or_create(name='short', defaults={fields})"
+    site.manage("shell", "-v", "0", "-c", f"from sessions_app.models import AgentType; {code}")
+    session = client_of_site.new_session("short")
+    asked = {"message": '[[reasoning=10 delay_ms=50 tool=produce args={"characters": 3}]]'}
+    with (
+        psycopg.connect(site.runtime["database_url"]) as database,
+        client_of_site.stream("POST", f"/sessions/{session}/chat", json=asked) as events,
+    ):
+        assert [next(events)["type"] for _ in range(2)] == ["message", "thought"]
+        database.execute("SELECT 1 FROM sessions_app_agentsession WHERE id = %s FOR UPDATE", [session])
+        database.execute("SELECT pg_sleep(2)")
+        database.rollback()
+        released = time.monotonic()
+        told = list(events)
+    assert (told[-1]["type"], told[-1]["code"]) == ("error", "run_timeout")
+    assert "discard" not in [event["type"] for event in told]
+    assert time.monotonic() - released < 3

@@ -78,6 +78,43 @@ def check_context_budget(**kwargs: Any) -> Messages:
     return [Error(text, id="agentsite.E006")]
 
 
+def check_output_tokens(**kwargs: Any) -> Messages:
+    found: Messages = []
+    least = settings.MIN_OUTPUT_TOKENS
+    if least > settings.MAX_OUTPUT_TOKENS:
+        hint = "No answer could be as short as it has to be and as long as it must be at least."
+        text = f"MAX_OUTPUT_TOKENS={settings.MAX_OUTPUT_TOKENS} is below MIN_OUTPUT_TOKENS={least}."
+        found.append(Error(text, hint=hint, id="agentsite.E008"))
+    if least > settings.MODEL_RESERVE_TOKENS:
+        hint = "What is kept free for the answer must have room for the shortest one."
+        text = f"MODEL_RESERVE_TOKENS={settings.MODEL_RESERVE_TOKENS} is below MIN_OUTPUT_TOKENS={least}."
+        found.append(Error(text, hint=hint, id="agentsite.E009"))
+    return found
+
+
+def check_slot_wait(**kwargs: Any) -> Messages:
+    if settings.SLOT_WAIT_SECONDS >= settings.SWEEP_SECONDS:
+        return []
+    hint = "Runs that have waited too long are looked for each SWEEP_SECONDS: lower that, or let them wait longer."
+    return [checks.Warning("SLOT_WAIT_SECONDS is below SWEEP_SECONDS.", hint=hint, id="agentsite.W003")]
+
+
+def check_tool_rate_wait(**kwargs: Any) -> Messages:
+    if settings.TOOL_RATE_WAIT_SECONDS <= 60:
+        return []
+    hint = "After a minute there is room again for as many calls as the limit: more than 60 is never needed."
+    return [checks.Warning("TOOL_RATE_WAIT_SECONDS is above 60.", hint=hint, id="agentsite.W004")]
+
+
+def check_session_duration(**kwargs: Any) -> Messages:
+    limit = settings.MAX_SESSION_DURATION_SECONDS
+    if not limit or limit >= settings.RUN_LEASE_SECONDS:
+        return []
+    hint = "It is how long a session's runs may be at work in all. 0 means no limit."
+    text = f"MAX_SESSION_DURATION_SECONDS={limit} is below RUN_LEASE_SECONDS: hardly a run can end in time."
+    return [checks.Warning(text, hint=hint, id="agentsite.W005")]
+
+
 def check_debug(**kwargs: Any) -> Messages:
     if not settings.DEBUG or settings.HOST in ("127.0.0.1", "localhost", "::1"):
         return []
@@ -100,6 +137,10 @@ _CHECKS: Sequence[Callable[..., Messages]] = (
     check_pool,
     check_encoding,
     check_context_budget,
+    check_output_tokens,
+    check_slot_wait,
+    check_tool_rate_wait,
+    check_session_duration,
     check_debug,
     check_hosts,
 )

@@ -46,3 +46,21 @@ def test_debug_on_a_network_is_warned_of(settings: Any) -> None:
     assert ids(checks.check_debug()) == ["agentsite.W001"]
     settings.ALLOWED_HOSTS = ["*"]
     assert ids(checks.check_hosts()) == ["agentsite.W002"]
+
+
+def test_the_shortest_answer_fits(settings: Any) -> None:
+    assert checks.check_output_tokens() == []
+    settings.MIN_OUTPUT_TOKENS = settings.MAX_OUTPUT_TOKENS + 1
+    assert ids(checks.check_output_tokens()) == ["agentsite.E008", "agentsite.E009"]
+
+
+def test_waits_that_cannot_be_kept_are_warned_of(settings: Any) -> None:
+    assert [*checks.check_slot_wait(), *checks.check_tool_rate_wait(), *checks.check_session_duration()] == []
+    settings.SLOT_WAIT_SECONDS = settings.SWEEP_SECONDS - 1
+    assert ids(checks.check_slot_wait()) == ["agentsite.W003"]
+    settings.TOOL_RATE_WAIT_SECONDS = 61
+    assert ids(checks.check_tool_rate_wait()) == ["agentsite.W004"]
+    settings.MAX_SESSION_DURATION_SECONDS = 1
+    assert ids(checks.check_session_duration()) == ["agentsite.W005"]
+    settings.MAX_SESSION_DURATION_SECONDS = 0
+    assert checks.check_session_duration() == []

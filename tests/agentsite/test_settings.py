@@ -33,6 +33,27 @@ def test_a_wrong_value_is_one_clear_line(env: dict[str, str], said: str) -> None
     assert "secret" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("MAX_CONCURRENT_AGENTS", 0),
+        ("MAX_TOKENS_PER_SESSION", 0),
+        ("MAX_TOOL_CALLS_PER_MINUTE", 0),
+        ("MAX_SESSION_DURATION_SECONDS", 0),
+        ("SLOT_WAIT_SECONDS", 1),
+        ("TOOL_RATE_WAIT_SECONDS", 0),
+        ("MAX_OUTPUT_TOKENS", 1),
+        ("MIN_OUTPUT_TOKENS", 1),
+        ("REQUESTS_PER_MINUTE", 1),
+        ("ANONYMOUS_REQUESTS_PER_MINUTE", 1),
+    ],
+)
+def test_a_limit_is_not_negative(name: str, least: int) -> None:
+    done = run("-c", "import agentsite.settings", **{name: str(least - 1)})
+    assert f"Unexpected value {name}={least - 1}, use {least} or more." in done.stderr
+    assert run("-c", "import agentsite.settings", **{name: str(least)}).returncode == 0
+
+
 def test_debug_is_off_by_default() -> None:
     code = "from agentsite import settings; print(settings.DEBUG, settings.SECRET_KEY == '')"
     assert run("-c", code).stdout.strip() == "False True"

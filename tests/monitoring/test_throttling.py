@@ -1,6 +1,7 @@
 """Requests per minute, as callers see them: 429, headers on every answer, who is counted with whom."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from django.urls import reverse
 from rest_framework.test import APIClient
 from websockets.sync.client import connect
 
+from monitoring import rates
 from monitoring.models import Quota
 from monitoring.quotas import forget
 from sessions_app.models import ApiToken
+from sessions_app.redis import sync_client
 from sessions_app.services.tokens import create_token
 from tests.site import Client, Site
 
@@ -49,6 +52,15 @@ def test_every_answer_tells_the_rate(api: APIClient, settings: Any) -> None:
     assert [answer["RateLimit-Limit"] for answer in answers] == ["4"] * 5
     assert [answer["RateLimit-Remaining"] for answer in answers] == ["3", "2", "1", "0", "0"]
     assert [int(answer["RateLimit-Reset"]) for answer in answers] == [15, 30, 45, 60, 15]
+
+
+@pytest.mark.django_db
+def test_without_redis_everybody_passes(api: APIClient, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.REDIS_URL, settings.REQUESTS_PER_MINUTE = "redis://127.0.0.1:1/0", 1
+    monkeypatch.setattr(rates, "sync_client", sync_client.__wrapped__)  # not the one that is connected
+    monkeypatch.setattr(rates._Outage, "until", -math.inf)  # and so it is again afterwards
+    answers = [api.get("/tokens") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200] * 3
 
 
 @pytest.mark.django_db

@@ -84,7 +84,7 @@ class RemoteEmbedder:
                         raise
                     characters //= 2  # servers refuse what is longer than their model reads, and the others with it
         except (ModelError, aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
-            raise EmbeddingError(f"The embedder {self.name} failed: {error or type(error).__name__}") from error
+            raise EmbeddingError(f"The embedder {self.name} failed: {str(error) or type(error).__name__}") from error
 
     async def _ask(self, texts: list[str], seconds: float) -> list[list[float]]:
         body = {"model": self._model, "input": texts, "encoding_format": "float"}
@@ -132,7 +132,7 @@ async def embed_query(text: str) -> tuple[str, list[float]] | None:
             (vector,) = await found.embed([text], is_query=True)
     except (EmbeddingError, TimeoutError) as error:
         circuit.failed()
-        logger.warning("A question was not embedded: %s", error or "it took too long")
+        logger.warning("A question was not embedded: %s", str(error) or "it took too long")
         return None
     circuit.succeeded()
     _queries[key] = vector

@@ -68,7 +68,7 @@ def summarize(lines: Sequence[Line], *, max_tokens: int, model: str, session_id:
             made = run_alone(_ask(said, max_tokens, model))
         except (ModelError, aiohttp.ClientError, TimeoutError) as error:
             _circuits[model].failed()
-            logger.warning("The summariser %s failed: %s", model, error or type(error).__name__)
+            logger.warning("The summariser %s failed: %s", model, str(error) or type(error).__name__)
             if reserved.id is not None:
                 release(reserved.id)
         else:

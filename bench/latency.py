@@ -8,6 +8,7 @@ distant one; the model itself is the fake one.
 import argparse
 import asyncio
 import json
+import math
 import statistics
 import sys
 import threading
@@ -60,7 +61,7 @@ def main() -> int:
 
 
 def row(measurement: Measurement, on: list[float], off: list[float]) -> str:
-    ratio = statistics.median(on) / statistics.median(off)
+    ratio = statistics.median(on) / (statistics.median(off) or math.nan)
     shown = [f"{statistics.median(on):9.1f}", f"{percentile(on, 95):7.1f}"]
     shown += [f"{statistics.median(off):12.1f}", f"{percentile(off, 95):7.1f}", f"{ratio:6.2f}"]
     return f"{measurement.technique:14} {measurement.what:58} {len(on):3} {' '.join(shown)}"
@@ -184,6 +185,48 @@ def after_typing(site: Site) -> float:
         return (time.perf_counter() - started) * 1_000
 
 
+_LONG_SESSIONS: dict[str, str] = {}  # site -> one that has outgrown its context
+FILLER = "There is a lot to say of it, and none of it matters much. " * 12
+
+
+def long_session(site: Site) -> str:
+    if site.url not in _LONG_SESSIONS:
+        with site.client() as client:
+            session = _LONG_SESSIONS[site.url] = client.new_session("chat")
+            for number in range(16):
+                client.ask(session, f"Part {number} of the story. {FILLER}")
+        time.sleep(3.0)  # the background indexes and summarises it
+    return _LONG_SESSIONS[site.url]
+
+
+def after_draft(site: Site) -> float:
+    """The first token of a turn by WebSocket that has to search a long conversation, half a second after its user
+    stopped typing."""
+    question = f"What was said of part {uuid.uuid4()}? [[tokens=3]]"
+    url = f"{site.ws_url}/ws/{long_session(site)}"
+    with connect(url, additional_headers={"Authorization": f"Bearer {site.token}"}, max_size=None) as socket:
+        socket.send(json.dumps({"type": "typing", "message": question}))
+        time.sleep(0.5)
+        started = time.perf_counter()
+        socket.send(json.dumps({"type": "chat", "message": question}))
+        while json.loads(socket.recv(timeout=30))["type"] != "response":
+            pass
+        return (time.perf_counter() - started) * 1_000
+
+
+def turns_without_summary(site: Site) -> float:
+    """Not a time: of 16 turns, those whose prompt left older messages out while no summary stood for any."""
+    bare = 0
+    with site.client() as client:
+        session = client.new_session("chat")
+        for number in range(16):
+            client.ask(session, f"Part {number} of the story. {FILLER}")
+            time.sleep(0.5)  # the user reads
+            seen = client.http.get(f"/sessions/{session}/context").json()
+            bare += not seen["is_whole"] and not any(part["part"] == "summary" for part in seen["parts"])
+    return bare
+
+
 def beside_others(site: Site) -> float:
     """The first token of a turn while 30 others stream."""
     with ThreadPoolExecutor(30) as pool:
@@ -197,6 +240,7 @@ def beside_others(site: Site) -> float:
 
 PAUSE = 'tool=pause args={"milliseconds": 100}'
 LONG_ARGUMENTS = 'tool=calculator args={"expression": "' + "+".join(["1"] * 40) + '"}'
+SMALL_CONTEXT = (("MODEL_CONTEXT_TOKENS", "3000"), ("MODEL_RESERVE_TOKENS", "500"), ("MAX_TOKENS_PER_SESSION", "0"))
 MEASUREMENTS = (
     Measurement(Technique.POOLING, "first token, a distant model", first_token),
     Measurement(
@@ -218,6 +262,19 @@ MEASUREMENTS = (
         Technique.SPECULATION,
         "turn with a 100 ms tool before long arguments",
         lambda site: whole_turn(site, "eager", f"[[{PAUSE} {LONG_ARGUMENTS} delay_ms=10]]"),
+    ),
+    Measurement(
+        Technique.SPECULATION,
+        "first token after a draft, a conversation that is searched",
+        after_draft,
+        env=SMALL_CONTEXT,
+    ),
+    Measurement(
+        Technique.SPECULATION,
+        "turns (not ms) past the context without a summary",
+        turns_without_summary,
+        5,
+        env=SMALL_CONTEXT,
     ),
     Measurement(
         Technique.PARALLEL_TOOLS,

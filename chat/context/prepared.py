@@ -14,6 +14,7 @@ from chat.context import excerpts, summaries
 from chat.context.budget import Budget
 from chat.context.combined import Selection
 from chat.context.units import Unit, messages_of, tokens_of
+from chat.latency import Technique, is_used
 from sessions_app.models import Role
 from sessions_app.prompt import PromptMessage
 
@@ -44,7 +45,8 @@ class PreparedContext:
     def is_context_needed(self) -> bool:
         """Whether the conversation fills so much of its room that it is to be summarised and indexed."""
         said = tokens_of(self.chosen.recent) + tokens_of(self.turn)
-        return not self.is_whole or said >= NEEDED_FROM * self.budget.room
+        needed_from = NEEDED_FROM if is_used(Technique.SPECULATION) else 1.0
+        return not self.is_whole or said >= needed_from * self.budget.room
 
     @property
     def messages(self) -> list[PromptMessage]:

@@ -19,8 +19,9 @@ def tend_session(session_id: uuid.UUID) -> bool:
     if not cache.add(lock, 1, LOCK_SECONDS):
         return False
     try:
-        has_more_to_index = index_session(session_id)
-        return summarize_session(session_id) or has_more_to_index
+        # In this order: a summary stands for many messages, and the vectors of long ones take a second each here.
+        has_more_to_summarize = summarize_session(session_id)
+        return index_session(session_id) or has_more_to_summarize
     finally:
         cache.delete(lock)
 

@@ -160,6 +160,7 @@ class WorkerHost:
         self._tasks = [
             asyncio.create_task(self._listen(), name="hint-listener"),
             asyncio.create_task(self._renew_forever(), name="lease-renewal"),
+            asyncio.create_task(self._renew_slots_forever(), name="slot-renewal"),
             asyncio.create_task(self._beat(), name="heartbeat"),
             asyncio.create_task(self._keep_warm(), name="warm-up"),
         ]
@@ -216,22 +217,31 @@ class WorkerHost:
     # --- leases, cancels, steering -----------------------------------------------------------------------------------
 
     async def _renew_forever(self) -> None:
-        """Renew the leases and slots of all runs, and see what people want of them, should a hint have been lost."""
+        """Renew the leases of all runs, and see what people want of them, should a hint have been lost."""
         while True:
+            await asyncio.sleep(settings.RUN_LEASE_SECONDS / 3)
             try:
                 await self._renew()
-            except (RedisError, OSError) as error:
-                logger.warning("The slots are not renewed, trying again: %s", _first_line(error))
             except DATABASE_DOWN as error:
                 logger.warning("The leases are not renewed, trying again: %s", _first_line(error))
             except Exception:
                 logger.exception("The leases are not renewed, trying again")
+
+    async def _renew_slots_forever(self) -> None:
+        """Renew the runs' slots, in a task of its own: a Redis that hangs costs no lease. Also without runs, so that
+        after a flush the slots are there again before the next one comes."""
+        while True:
+            try:
+                await _renew_slots(dict(self._lanes))
+            except (RedisError, OSError, *DATABASE_DOWN) as error:
+                logger.warning("The slots are not renewed, trying again: %s", _first_line(error))
+            except Exception:
+                logger.exception("The slots are not renewed, trying again")
             await asyncio.sleep(settings.RUN_LEASE_SECONDS / 3)
 
     async def _renew(self) -> None:
         held = dict(self._active)
         if not held:
-            await _renew_slots({})  # after a flush, let the slots be there again before the next run comes
             return
         lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS
         claims = [execution.claim for execution, _ in held.values()]
@@ -245,7 +255,6 @@ class WorkerHost:
             execution.is_steered = execution.is_steered or run.is_steered
             if run.is_cancel_requested:
                 await self._attend(session_id)
-        await _renew_slots({run_id: lane for run_id, lane in self._lanes.items() if run_id in renewed})
 
     async def _listen(self) -> None:
         """Take the hints that somebody wants something of a run of ours; many may come at once."""

@@ -19,21 +19,21 @@ from sessions_app.services.indexing import NewEntry, Unindexed
 logger = logging.getLogger(__name__)
 
 BATCH = 32  # entries that are embedded at once
+BATCH_CHARACTERS = 12_000  # the same, of long ones
 MESSAGES = 64  # read for a batch
-BATCHES = 20  # in one task: others want the worker too
 _TEXT, _BEFORE = 3_000, 600  # characters of an entry, and of the one before it, that make its vector
 
 circuit = Circuit()
 
 
-def index_session(session_id: uuid.UUID) -> bool:
+def index_session(session_id: uuid.UUID, *, batches: int = 20) -> bool:
     """Add what is not in the index yet, and make stale vectors anew; whether there is more to do."""
-    return all(_add_batch(session_id) or _embed_stale(session_id) for _ in range(BATCHES))
+    return all(_add_batch(session_id) or _embed_stale(session_id) for _ in range(batches))
 
 
 def _add_batch(session_id: uuid.UUID) -> bool:
     found, units = _unindexed_units(session_id)
-    units = units[:BATCH]
+    units = _batch_of(units)
     if not units:
         return False
     before = excerpt_text(found.before) if found.before else ""
@@ -53,6 +53,18 @@ def _add_batch(session_id: uuid.UUID) -> bool:
     ]
     indexing.add_entries(entries, first_ordinal=found.next_ordinal)
     return True
+
+
+def _batch_of(units: Sequence[Unit]) -> list[Unit]:
+    """As many as are embedded at once, one at least."""
+    batch: list[Unit] = []
+    characters = 0
+    for unit in units[:BATCH]:
+        characters += min(_TEXT, sum(len(message.content) for message in unit.messages))
+        if batch and characters > BATCH_CHARACTERS:
+            break
+        batch.append(unit)
+    return batch
 
 
 def _unindexed_units(session_id: uuid.UUID) -> tuple[Unindexed, list[Unit]]:

@@ -10,6 +10,7 @@ from chat.context.indexing import circuit, index_session
 from sessions_app.services.indexing import sessions_with_stale_embeddings
 
 LOCK_SECONDS = 300  # longer than one task takes; a lost worker's lock is gone then
+ROUNDS = 20  # in one task: others want the worker too
 SESSIONS = 5
 
 
@@ -19,11 +20,15 @@ def tend_session(session_id: uuid.UUID) -> bool:
     if not cache.add(lock, 1, LOCK_SECONDS):
         return False
     try:
-        # In this order: a summary stands for many messages, and the vectors of long ones take a second each here.
-        has_more_to_summarize = summarize_session(session_id)
-        return index_session(session_id) or has_more_to_summarize
+        # By turns, and summaries first: each stands for many messages, and vectors of long ones take their time.
+        return all(_has_done_some(session_id) for _ in range(ROUNDS))
     finally:
         cache.delete(lock)
+
+
+def _has_done_some(session_id: uuid.UUID) -> bool:
+    has_summarized = summarize_session(session_id)
+    return index_session(session_id, batches=1) or has_summarized
 
 
 def sessions_to_embed() -> list[uuid.UUID]:

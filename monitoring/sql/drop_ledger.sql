@@ -1,3 +1,15 @@
+DROP TRIGGER monitoring_deleted ON sessions_app_usagerecord;
+DROP TRIGGER monitoring_left ON auth_user_groups;
+DROP TRIGGER monitoring_joined ON auth_user_groups;
+DROP TRIGGER monitoring_forget ON auth_group;
+DROP TRIGGER monitoring_forget ON auth_user;
+DROP TRIGGER monitoring_forget ON sessions_app_agenttype;
+DROP TRIGGER monitoring_forget ON sessions_app_run;
+DROP TRIGGER monitoring_forget ON sessions_app_agentsession;
+DROP FUNCTION monitoring_recount_records;
+DROP FUNCTION monitoring_recount_group;
+DROP FUNCTION monitoring_recount;
+DROP FUNCTION monitoring_forget;
 DROP TRIGGER monitoring_settle ON sessions_app_usagerecord;
 DROP FUNCTION monitoring_settle;
 DROP FUNCTION monitoring_release;

@@ -2,9 +2,10 @@
 -- It lives in the database so that the accounts and the usage records cannot disagree, whoever writes the records.
 --
 -- Whoever locks several accounts locks them by quota, subject and period, so that no two wait for each other.
+-- A change of this file needs a migration that runs it again.
 
 -- Whom a model call counts for.
-CREATE FUNCTION monitoring_subjects(owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid)
+CREATE OR REPLACE FUNCTION monitoring_subjects(owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid)
 RETURNS TABLE (subject text) LANGUAGE sql STABLE AS $$
     SELECT 'site'
     UNION ALL SELECT 'user:' || $1
@@ -15,7 +16,7 @@ RETURNS TABLE (subject text) LANGUAGE sql STABLE AS $$
 $$;
 
 -- The budgets that a model call counts for at a time.
-CREATE FUNCTION monitoring_budgets(
+CREATE OR REPLACE FUNCTION monitoring_budgets(
     owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid, at timestamptz
 ) RETURNS TABLE (quota_id bigint, subject text, period_start timestamptz) LANGUAGE sql STABLE AS $$
     SELECT q.id, s.subject,
@@ -29,16 +30,16 @@ CREATE FUNCTION monitoring_budgets(
 $$;
 
 -- An amount as accounts count it: tokens, or millionths of the currency.
-CREATE FUNCTION monitoring_units(measure text, tokens bigint, cost bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION monitoring_units(measure text, tokens bigint, cost bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE measure WHEN 'cost' THEN cost ELSE tokens END
 $$;
 
-CREATE FUNCTION monitoring_limit_units(measure text, amount numeric) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION monitoring_limit_units(measure text, amount numeric) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
     SELECT floor(CASE measure WHEN 'cost' THEN amount * 1000000 ELSE amount END)::bigint
 $$;
 
 -- What one subject has used in a period, by the usage records.
-CREATE FUNCTION monitoring_sum(measure text, period text, subject text, period_start timestamptz)
+CREATE OR REPLACE FUNCTION monitoring_sum(measure text, period text, subject text, period_start timestamptz)
 RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
     kind text := split_part(subject, ':', 1);
@@ -66,7 +67,7 @@ END $$;
 
 -- Make the accounts that a call needs, and sum up what was used before they were there. Settling one takes its row's
 -- lock, so that under it the sum misses no record and counts none twice.
-CREATE FUNCTION monitoring_open_accounts(in_session uuid, in_run uuid) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION monitoring_open_accounts(in_session uuid, in_run uuid) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     own record;
     budget record;
@@ -77,6 +78,7 @@ BEGIN
         SELECT b.*, q.measure, q.period
         FROM monitoring_budgets(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp()) b
         JOIN monitoring_quota q ON q.id = b.quota_id ORDER BY b.quota_id, b.subject
+        FOR KEY SHARE OF q  -- one that is deleted meanwhile gets no account
     LOOP
         INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
         VALUES (budget.quota_id, budget.subject, budget.period_start, 0, 0, 0, false) ON CONFLICT DO NOTHING;
@@ -96,7 +98,7 @@ END $$;
 --
 -- status: granted; refused (`quota_id`, `subject` and `room` tell where, `needed` what is the least); unopened (an
 -- account is missing: open them and ask again); stale (the session has another writer by now, or is gone).
-CREATE FUNCTION monitoring_reserve(
+CREATE OR REPLACE FUNCTION monitoring_reserve(
     in_session uuid, in_run uuid, in_epoch bigint, in_purpose text, in_model text,
     in_input integer, in_output integer, min_output integer, input_price bigint, output_price bigint
 ) RETURNS TABLE (
@@ -183,7 +185,7 @@ BEGIN
 END $$;
 
 -- Take a reservation back from its accounts and forget it.
-CREATE FUNCTION monitoring_release(in_reservation bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION monitoring_release(in_reservation bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     reservation monitoring_reservation;
 BEGIN
@@ -200,7 +202,7 @@ END $$;
 
 -- A usage record settles its reservation, and is added to the accounts of its own time. One that is not counted yet
 -- finds this record when it is.
-CREATE FUNCTION monitoring_settle() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION monitoring_settle() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     account record;
 BEGIN
@@ -210,10 +212,11 @@ BEGIN
     INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
     SELECT b.quota_id, b.subject, b.period_start, 0, 0, 0, false
     FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
+    JOIN monitoring_quota q ON q.id = b.quota_id
     WHERE NOT EXISTS (
         SELECT 1 FROM monitoring_account a
         WHERE (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start))
-    ORDER BY 1, 2 ON CONFLICT DO NOTHING;
+    ORDER BY 1, 2 FOR KEY SHARE OF q ON CONFLICT DO NOTHING;
     FOR account IN
         SELECT a.id, a.is_counted, q.measure
         FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
@@ -232,5 +235,62 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER monitoring_settle AFTER INSERT ON sessions_app_usagerecord
+CREATE OR REPLACE TRIGGER monitoring_settle AFTER INSERT ON sessions_app_usagerecord
 FOR EACH ROW EXECUTE FUNCTION monitoring_settle();
+
+-- A session, run, person, group or agent type is gone, and its accounts with it.
+CREATE OR REPLACE FUNCTION monitoring_forget() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM monitoring_account a USING gone, monitoring_quota q
+    WHERE q.scope = TG_ARGV[0] AND a.quota_id = q.id AND a.subject = TG_ARGV[0] || ':' || gone.id;
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER monitoring_forget AFTER DELETE ON sessions_app_agentsession
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_forget('session');
+CREATE OR REPLACE TRIGGER monitoring_forget AFTER DELETE ON sessions_app_run
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_forget('run');
+CREATE OR REPLACE TRIGGER monitoring_forget AFTER DELETE ON sessions_app_agenttype
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_forget('agent_type');
+CREATE OR REPLACE TRIGGER monitoring_forget AFTER DELETE ON auth_user
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_forget('user');
+CREATE OR REPLACE TRIGGER monitoring_forget AFTER DELETE ON auth_group
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_forget('group');
+
+-- Sum these accounts up anew at their next call.
+CREATE OR REPLACE FUNCTION monitoring_recount(in_ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 1 FROM monitoring_account a WHERE a.id = ANY(in_ids)
+    ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE;
+    UPDATE monitoring_account a SET is_counted = false WHERE a.id = ANY(in_ids);
+END $$;
+
+-- Who is in a group has changed: it has used what its members of now have used.
+CREATE OR REPLACE FUNCTION monitoring_recount_group() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM monitoring_recount(ARRAY(
+        SELECT a.id FROM monitoring_account a JOIN monitoring_quota q ON q.id = a.quota_id
+        WHERE q.scope = 'group' AND a.subject IN (SELECT 'group:' || changed.group_id FROM changed)));
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER monitoring_joined AFTER INSERT ON auth_user_groups
+REFERENCING NEW TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION monitoring_recount_group();
+CREATE OR REPLACE TRIGGER monitoring_left AFTER DELETE ON auth_user_groups
+REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION monitoring_recount_group();
+
+-- Records go only together with the person whose they are; what they were counted in is summed up anew.
+CREATE OR REPLACE FUNCTION monitoring_recount_records() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM monitoring_recount(ARRAY(
+        SELECT a.id FROM monitoring_account a JOIN monitoring_quota q ON q.id = a.quota_id
+        WHERE (q.scope IN ('site', 'group') AND EXISTS (SELECT 1 FROM gone)) OR a.subject IN (
+            SELECT 'user:' || gone.owner_id FROM gone
+            UNION SELECT 'agent_type:' || gone.agent_type_id FROM gone
+            UNION SELECT 'session:' || gone.session_id FROM gone
+            UNION SELECT 'run:' || gone.run_id FROM gone)));
+    RETURN NULL;
+END $$;
+
+CREATE OR REPLACE TRIGGER monitoring_deleted AFTER DELETE ON sessions_app_usagerecord
+REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION monitoring_recount_records();

@@ -247,3 +247,42 @@ def test_a_wrong_account_is_found(session: AgentSession) -> None:
     Account.objects.update(used=6)
     (difference,) = ledger.differences()
     assert (difference.used, difference.by_records) == (6, 5)
+
+
+def test_a_purged_sessions_accounts_go_with_it(session: AgentSession) -> None:
+    budget("each-session")
+    budget("each-run", scope=Scope.RUN)
+    budget("site", scope=Scope.SITE)
+    run = Run.objects.create(session=session, turn=1, status=RunStatus.SUCCEEDED)
+    reserved = reserve(call(session, 100, run_id=run.pk, epoch=0))
+    settle(session, reserved.id, 100)
+    UsageRecord.objects.update(run=run)
+    session.delete()
+    assert UsageRecord.objects.get().session_id is None
+    assert [account.subject for account in Account.objects.all()] == ["site"]
+    assert differences() == []
+
+
+def test_a_groups_budget_is_that_of_its_members_of_now(session: AgentSession, other_user: User) -> None:
+    group = Group.objects.create(name="g")
+    group.user_set.add(session.owner)
+    budget(limit=100, scope=Scope.GROUP)
+    settle(session, reserve(call(session, 40)).id, 40)
+    other = create_session(owner=other_user, agent_type="demo")
+    settle(other, reserve(call(other, 50)).id, 50)
+    other_user.groups.add(group)
+    assert differences() == []
+    with pytest.raises(BudgetExceededError):
+        reserve(call(other, 11))
+    reserve(call(session, 10))
+    session.owner.groups.clear()
+    assert differences() == []
+    reserve(call(other, 40))
+
+
+def test_a_deleted_persons_use_is_counted_no_more(session: AgentSession, other_user: User) -> None:
+    budget(limit=100, scope=Scope.SITE)
+    settle(session, reserve(call(session, 90)).id, 90)
+    session.owner.delete()
+    assert differences() == []
+    reserve(call(create_session(owner=other_user, agent_type="demo"), 100))

@@ -43,7 +43,7 @@ def _period(quota: Any) -> Iterator[str]:
 def _limit(quota: Any) -> Iterator[str]:
     if quota.limit is None:
         return
-    if quota.limit < 0 or quota.limit > MAX_LIMIT:
+    if not _is_amount(quota.limit):
         yield f"A limit is a number from 0 to {MAX_LIMIT}."
     elif quota.measure != "cost" and quota.limit != int(quota.limit):
         yield f"A limit of {_words(quota.measure)} is a whole number."
@@ -59,8 +59,8 @@ def _owner_limit(quota: Any) -> Iterator[str]:
         return
     if quota.measure not in ("tokens", "cost"):
         yield "Only a budget of tokens or cost can be raised by its owner."
-    elif quota.limit is not None and not quota.limit <= quota.owner_limit <= MAX_LIMIT:
-        yield "It is not below the limit itself."
+    elif not _is_amount(quota.owner_limit) or (_is_amount(quota.limit) and quota.owner_limit < quota.limit):
+        yield f"It is not below the limit itself, and at most {MAX_LIMIT}."
 
 
 def _target(name: str) -> Any:
@@ -69,6 +69,11 @@ def _target(name: str) -> Any:
             yield f"Only a limit of one {_words(name)} names one."
 
     return check
+
+
+def _is_amount(value: Any) -> bool:
+    """A number that a limit may be; neither NaN nor infinite."""
+    return isinstance(value, int | Decimal) and Decimal(value).is_finite() and 0 <= value <= MAX_LIMIT
 
 
 def _words(name: str) -> str:

@@ -1,6 +1,7 @@
 from decimal import Decimal
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.utils import timezone
@@ -30,3 +31,8 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model} from {self.effective_from:%Y-%m-%d}"
+
+    def clean(self) -> None:
+        """Refuse what would never match; raises ValidationError."""
+        if "*" in self.model[:-1]:
+            raise ValidationError({"model": "A * stands at the end, and stands for anything."})

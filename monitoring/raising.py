@@ -121,8 +121,8 @@ def _raise(state: BudgetState, amount: Decimal, user: Any, *, ceiling: Decimal) 
             quota=state.quota,
             name=state.quota.name,
             subject=state.subject,
-            before={"limit": str(before)},
-            after={"limit": str(before + amount)},
+            before={"limit": f"{before.normalize():f}"},
+            after={"limit": f"{(before + amount).normalize():f}"},
             changed_by=user,
         )
     resume_paused()

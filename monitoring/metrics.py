@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from redis.exceptions import RedisError
 
+from monitoring.budget_metrics import BudgetCollector
 from monitoring.slots import count_slots
 from monitoring.speculation import read_speculation
 from monitoring.workers import connect, living_workers
@@ -77,4 +78,5 @@ class SiteCollector(Collector):
 def render_metrics() -> bytes:
     registry = CollectorRegistry()
     registry.register(SiteCollector())
+    registry.register(BudgetCollector())
     return generate_latest(registry)

@@ -77,6 +77,7 @@ def system_environment(fake: FakeOpenAIProcess, asgi_server: str, data_dir: Path
         "AGENT_MODEL": "fake-model",
         "OPENAI_BASE_URL": fake.base_url,
         "OPENAI_API_KEY": "test",
+        "MAX_CONCURRENT_AGENTS": "1000",  # what is measured is not to wait for slots
     }
 
 

@@ -18,9 +18,11 @@ def publish(told: Told) -> None:
     """Put events that are on record into the stream; where Redis fails them, a tail reads them as facts."""
     key = stream_key(told.session_id)
     try:
-        for event in told.events:
-            entry: Any = {"t": event.type, "d": orjson.dumps(event.data)}
-            sync_client().xadd(key, entry, id=f"{told.epoch}-{event.seq}")
-        sync_client().expire(key, settings.STREAM_TTL_SECONDS)
+        with sync_client().pipeline(transaction=False) as pipeline:
+            for event in told.events:
+                entry: Any = {"t": event.type, "d": orjson.dumps(event.data)}
+                pipeline.xadd(key, entry, id=f"{told.epoch}-{event.seq}")
+            pipeline.expire(key, settings.STREAM_TTL_SECONDS)
+            pipeline.execute()
     except redis.RedisError as error:
         logger.warning("Redis does not take what was told without a worker: %s", error)

@@ -32,7 +32,7 @@ class RequestRateThrottle(BaseThrottle):
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
     """DRF's hook. What was refused before it came to the throttle, as for a wrong token, counts for its address."""
     view = context["view"]
-    if "RateLimit-Limit" not in view.headers and view.throttle_classes:
+    if view.throttle_classes and not getattr(view, "is_counted", False):
         decision = _count_address(context["request"], view)
         if decision is not None and not decision.is_allowed:
             error = Throttled(decision.wait_seconds)
@@ -40,6 +40,7 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
 
 
 def _count(request: Request, view: Any) -> Decision | None:
+    view.is_counted = True  # also when Redis does not answer: nobody waits for it twice
     if not request.user.is_authenticated:
         return _count_address(request, view)
     bearer = request.auth if isinstance(request.auth, Bearer) else None

@@ -1,5 +1,6 @@
 """What Celery calls: runs on the queue `runs`, upkeep on the queue `background`."""
 
+import gc
 import uuid
 from typing import Any
 
@@ -52,3 +53,6 @@ def start_host(sender: Any, **kwargs: object) -> None:
     queues = getattr(getattr(sender, "task_consumer", None), "queues", [])
     if any(queue.name.partition(".")[0] == RUNS_QUEUE for queue in queues):
         worker.host().limit_runs(sender.pool.limit)
+        # What is loaded by now stays: a full collection that went through it would hold up all runs for 0.1 s and more.
+        gc.collect()
+        gc.freeze()

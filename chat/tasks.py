@@ -1,6 +1,8 @@
 """What Celery calls: runs on the queue `runs`, upkeep on the queue `background`."""
 
+import gc
 import uuid
+from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
@@ -10,10 +12,10 @@ from chat.routing import RUNS_QUEUE
 from chat.runs import dispatch, recover, worker
 
 
-@shared_task(name=dispatch.EXECUTE_RUN)
-def execute_run(run_id: str) -> None:
-    """Execute a run on this process's event loop; a duplicate finds it claimed and returns."""
-    worker.host().run(uuid.UUID(run_id))
+@shared_task(name=dispatch.EXECUTE_RUNS)
+def execute_runs(*run_ids: str) -> None:
+    """Execute runs on this process's event loop, to the last one's end; a duplicate finds them claimed and returns."""
+    worker.host().run([uuid.UUID(run_id) for run_id in run_ids])
 
 
 @shared_task(name="chat.recover_runs")
@@ -44,8 +46,11 @@ def drain_host(sender: object, **kwargs: object) -> None:
 
 
 @worker_ready.connect
-def start_host(sender: object, **kwargs: object) -> None:
-    """Be warm before the first run comes."""
+def start_host(sender: Any, **kwargs: object) -> None:
+    """Be warm before the first run comes. As many runs as Celery has threads go on at once, whatever messages bring."""
     queues = getattr(getattr(sender, "task_consumer", None), "queues", [])
     if any(queue.name.partition(".")[0] == RUNS_QUEUE for queue in queues):
-        worker.host()
+        worker.host().limit_runs(sender.pool.limit)
+        # What is loaded by now stays: a full collection that went through it would hold up all runs for 0.1 s and more.
+        gc.collect()
+        gc.freeze()

@@ -38,8 +38,9 @@ async def run_tool_loop(model: Model, context: RunContext) -> AsyncIterator[Agen
     """
     loop = _Loop(context, as_chat_messages(context.agent.system_prompt, context.messages, but=context.pending))
     try:
-        async for event in loop.run_tools(context.pending):
-            yield event
+        if context.pending:
+            async for event in loop.run_tools(context.pending):
+                yield event
         while loop.may_go_on:
             loop.add_steering(await context.take_steering())
             async for event in loop.ask(model):

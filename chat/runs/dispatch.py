@@ -2,14 +2,16 @@
 
 import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from celery import current_app
+from django.db import close_old_connections
 from django.dispatch import receiver
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 
 from chat.routing import queue_for
+from chat.runs.outbox import Outbox
 from chat.stream.publish import publish
 from monitoring import slots
 from sessions_app import queries
@@ -21,7 +23,7 @@ from sessions_app.signals import run_ready, runs_cancelled
 
 logger = logging.getLogger(__name__)
 
-EXECUTE_RUN = "chat.execute_run"  # the task's name; its code is the worker's
+EXECUTE_RUNS = "chat.execute_run"  # the task's name; its code is the worker's
 TEND_CONTEXT = "chat.tend_context"
 
 
@@ -31,6 +33,16 @@ def dispatch(run_id: uuid.UUID, *, placement: Placement | None = None) -> None:
     `placement` is looked up if it is not given. Redis or a broker that is down loses nothing: the sweeper dispatches
     it later. Duplicates are harmless, only one worker can claim a run.
     """
+    _take_slot(run_id, placement, _give_one)
+
+
+def dispatch_soon(run_id: uuid.UUID, *, placement: Placement | None = None) -> None:
+    """The same, but the broker gets it in a thread of its own, together with what else begins now; nobody waits for
+    it."""
+    _take_slot(run_id, placement, _outbox.add)
+
+
+def _take_slot(run_id: uuid.UUID, placement: Placement | None, give: Callable[[str, uuid.UUID], None]) -> None:
     placement = placement or queries.placements_of_queued([run_id]).get(run_id)
     if placement is None:
         return  # somebody has claimed it, or it has ended
@@ -41,7 +53,7 @@ def dispatch(run_id: uuid.UUID, *, placement: Placement | None = None) -> None:
         mark_undispatched(run_id=run_id)
         return
     if acquired.position is None:
-        _hand_over(run_id, placement.required)
+        give(queue_for(placement.required), run_id)
     else:
         tell_position(run_id, acquired.position)
     dispatch_granted(acquired.granted)
@@ -68,7 +80,7 @@ def dispatch_granted(run_ids: Sequence[uuid.UUID]) -> None:
     placements = queries.placements_of_queued(run_ids)
     for run_id in run_ids:
         if run_id in placements:
-            _hand_over(run_id, placements[run_id].required)
+            _give_one(queue_for(placements[run_id].required), run_id)
         else:
             release_unless_running(run_id)
 
@@ -104,26 +116,46 @@ def tell_position(run_id: uuid.UUID, position: int) -> None:
 # --- the broker ------------------------------------------------------------------------------------------------------
 
 
-def _hand_over(run_id: uuid.UUID, required: Sequence[str]) -> None:
-    """To a worker that offers what is `required`."""
-    queue = queue_for(required)
+def _give_one(queue: str, run_id: uuid.UUID) -> None:
+    _give(queue, [run_id])
+
+
+def _give(queue: str, run_ids: Sequence[uuid.UUID]) -> None:
     try:
-        _send(run_id, queue, retry=False)
+        _send(queue, run_ids, retry=False)
     except (OperationalError, OSError):
-        _send_again(run_id, queue)
+        _send_again(queue, run_ids)
 
 
-def _send(run_id: uuid.UUID, queue: str, *, retry: bool) -> None:
-    current_app.send_task(EXECUTE_RUN, args=[str(run_id)], queue=queue, ignore_result=True, retry=retry)
+def _give_from_outbox(queue: str, run_ids: Sequence[uuid.UUID]) -> None:
+    try:
+        _give(queue, run_ids)
+    except Exception:
+        logger.exception("Not dispatched, the sweeper will do it: %s", _listed(run_ids))
+    finally:
+        close_old_connections()  # of this thread, which opens one only when a broker takes nothing
 
 
-def _send_again(run_id: uuid.UUID, queue: str) -> None:
+_outbox = Outbox(_give_from_outbox)
+
+
+def _send(queue: str, run_ids: Sequence[uuid.UUID], *, retry: bool) -> None:
+    args = [str(run_id) for run_id in run_ids]
+    current_app.send_task(EXECUTE_RUNS, args=args, queue=queue, ignore_result=True, retry=retry)
+
+
+def _send_again(queue: str, run_ids: Sequence[uuid.UUID]) -> None:
     """The first try is the quick one; a connection that the broker has closed meanwhile needs kombu's retry."""
     try:
-        _send(run_id, queue, retry=True)
+        _send(queue, run_ids, retry=True)
     except (OperationalError, OSError) as error:
-        logger.warning("The broker does not take run %s, the sweeper will dispatch it: %s", run_id, error)
-        mark_undispatched(run_id=run_id)
+        logger.warning("The broker takes nothing, the sweeper will dispatch %s: %s", _listed(run_ids), error)
+        for run_id in run_ids:
+            mark_undispatched(run_id=run_id)
+
+
+def _listed(run_ids: Sequence[uuid.UUID]) -> str:
+    return ", ".join(map(str, run_ids))
 
 
 def ask_to_tend_context(session_id: uuid.UUID) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.db import transaction
 
-from chat.runs.dispatch import dispatch
+from chat.runs.dispatch import dispatch_soon
 from chat.stream.publish import publish
 from monitoring.admission import admit
 from sessions_app.access import get_run
@@ -38,16 +38,15 @@ def start_turn(*, user: Any, session_id: Any, message: Any, options: TurnOptions
     text = _checked(message)
     _check_options(options)
     admit(user=user, session_id=session_id)
-    with transaction.atomic():
-        turn = accept_turn(
-            user=user,
-            session_id=session_id,
-            message=text,
-            on_busy=options.on_busy,
-            idempotency_key=options.idempotency_key or "",
-        )
-        if not turn.is_repeated:
-            transaction.on_commit(partial(_begin, turn))
+    turn = accept_turn(
+        user=user,
+        session_id=session_id,
+        message=text,
+        on_busy=options.on_busy,
+        idempotency_key=options.idempotency_key or "",
+    )
+    if not turn.is_repeated:
+        transaction.on_commit(partial(_begin, turn))  # which is now, unless the caller has a transaction open
     return turn
 
 
@@ -66,7 +65,7 @@ def _begin(turn: AcceptedTurn) -> None:
     if turn.told:
         publish(turn.told)
     if turn.is_first:  # else whoever ends the run before it dispatches it
-        dispatch(turn.run_id, placement=turn.placement)
+        dispatch_soon(turn.run_id, placement=turn.placement)
 
 
 def _check_options(options: TurnOptions) -> None:

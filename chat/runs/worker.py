@@ -7,7 +7,8 @@ import socket
 import threading
 import time
 import uuid
-from concurrent.futures import Future
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,6 +53,7 @@ _HOST = re.sub(r"[^a-zA-Z0-9.-]", "-", socket.gethostname())[:30]  # what a chan
 FLUSH_TIMEOUT_SECONDS = 1.0
 # Of a burst, a few threads at a time claim: more only fight for the interpreter, and each waits longer.
 CLAIMING_THREADS = 3
+DEFAULT_ROOM = 256  # runs at once, until the worker says how many
 
 _untold_runs = in_database_thread(cancelling.untold_runs)
 _tell_without_worker = in_database_thread(cancelling.tell_without_worker)
@@ -91,30 +93,65 @@ class WorkerHost:
         self._active: dict[uuid.UUID, tuple[Execution, asyncio.Task[None]]] = {}  # by session
         self._lanes: dict[uuid.UUID, str] = {}  # of the runs' slots
         self._claiming = threading.Semaphore(CLAIMING_THREADS)
+        self._room = threading.Semaphore(DEFAULT_ROOM)
         self._is_draining = False
         self._channel = ""
         count_tokens("warm up")  # loads the encoding before the first run needs it
         threading.Thread(target=self._loop.run_forever, name="runs", daemon=True).start()
         self._submit(self._start()).result()
 
-    def run(self, run_id: uuid.UUID) -> None:
-        """Claim a run and see it to its end, or until it is handed over; returns at once if it is not to be had."""
+    def limit_runs(self, limit: int) -> None:
+        """So many go on at once; called before the first one comes."""
+        self._room = threading.Semaphore(limit)
+
+    def run(self, run_ids: Sequence[uuid.UUID]) -> None:
+        """Claim these runs, as there is room for them, and see them to their ends, or until they are handed over.
+
+        Those that are not to be had are left alone.
+        """
+        executing: list[Future[None]] = []
+        waiting = list(run_ids)
+        while waiting:
+            room = self._take_room(len(waiting))
+            executing += self._begin(waiting[:room])
+            del waiting[:room]
+        wait(executing)
+        for future in executing:
+            future.result()
+
+    def _begin(self, run_ids: Sequence[uuid.UUID]) -> list["Future[None]"]:
+        """Start those of these runs that are to be had; the room that was taken for the others is free again."""
+        begun: list[Future[None]] = []
         try:
             with self._claiming:
-                taken = self._take(run_id)
-        except StaleEpochError:
-            return
+                for taken in self._take(run_ids):
+                    begun.append(self._submit(self._execute(taken)))
+                    begun[-1].add_done_callback(self._give_room)
+        finally:
+            for _ in run_ids[len(begun) :]:
+                self._room.release()
+        return begun
+
+    def _take_room(self, wanted: int) -> int:
+        """Wait for the room of one run at least; returns for how many there is."""
+        self._room.acquire()
+        taken = 1
+        while taken < wanted and self._room.acquire(blocking=False):
+            taken += 1
+        return taken
+
+    def _give_room(self, _: "Future[None]") -> None:
+        self._room.release()
+
+    def _take(self, run_ids: Sequence[uuid.UUID]) -> Iterator[_Taken]:
+        """Those that are ours now, each as soon as it is read."""
+        try:
+            lanes = {run_id: lane for run_id in run_ids if (lane := self._confirm_slot(run_id))}
+            if lanes:
+                yield from self._claim(lanes)
         except DATABASE_DOWN as error:
             mend_pool()
-            logger.warning("Run %s is not claimed, the sweeper will send it again: %s", run_id, _first_line(error))
-            return
-        if taken is not None:
-            self._submit(self._execute(taken)).result()
-
-    def _take(self, run_id: uuid.UUID) -> _Taken | None:
-        try:
-            lane = self._confirm_slot(run_id)
-            return self._claim(run_id, lane) if lane else None
+            logger.warning("Runs are not claimed, the sweeper will send them again: %s", _first_line(error))
         finally:
             close_old_connections()  # this thread waits now; its connection serves others meanwhile
 
@@ -133,15 +170,16 @@ class WorkerHost:
             dispatch(run_id)  # its slot has expired or is lost: it has to ask again
         return lane
 
-    def _claim(self, run_id: uuid.UUID, lane: str) -> _Taken | None:
+    def _claim(self, lanes: dict[uuid.UUID, str]) -> Iterator[_Taken]:
         fail_point("before_claim")
         lease_until = time.monotonic() + settings.RUN_LEASE_SECONDS  # from before Postgres begins to count
-        claim = claiming.claim_run(run_id=run_id, worker=self._channel)
+        claims = claiming.claim_runs(run_ids=list(lanes), worker=self._channel)
         fail_point("after_claim")
-        if claim is None:
+        for run_id in lanes.keys() - {claim.run_id for claim in claims}:
             release_unless_running(run_id)
-            return None
-        return _Taken(Work(claim), lane, lease_until)
+        for claim in claims:
+            if (work := _read_work(claim)) is not None:
+                yield _Taken(work, lanes[claim.run_id], lease_until)
 
     def drain(self) -> None:
         """The worker is to stop: hand over every run, at its next step's boundary or after DRAIN_SECONDS anyway."""
@@ -318,6 +356,20 @@ class WorkerHost:
             except Exception as error:
                 logger.warning("The heartbeat failed: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def _read_work(claim: claiming.Claim) -> Work | None:
+    """What one cannot be begun with is no other's business: its lease runs out, and the sweeper sees to it."""
+    try:
+        return Work(claim)
+    except StaleEpochError:
+        return None
+    except DATABASE_DOWN as error:
+        mend_pool()
+        logger.warning("Run %s is not begun, its lease will run out: %s", claim.run_id, _first_line(error))
+    except Exception:
+        logger.exception("Run %s cannot be begun, its lease will run out", claim.run_id)
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -88,25 +88,20 @@ class StreamHub:
         self._wake_key = f"agentsite:wake:{os.getpid()}:{uuid.uuid4().hex[:8]}"
         self._positions[self._wake_key] = "0-0"
         self._is_behind = False  # since Redis did not answer
+        self._is_blocked = False  # in an XREAD, and not woken yet
         self._task: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None  # kept, for the event loop itself would not
 
-    async def watch(self, session_id: uuid.UUID, after: Cursor) -> Watch:
+    def watch(self, session_id: uuid.UUID, after: Cursor) -> Watch:
         """Begin to watch; every event behind `after` that is added from now on will come."""
         watch = Watch(self, stream_key(session_id))
-        watches = self._watches.setdefault(watch.key, set())
-        watches.add(watch)
+        self._watches.setdefault(watch.key, set()).add(watch)
         if self._task is None or self._task.done():
             self._positions[watch.key] = str(after)
             self._task = asyncio.create_task(self._read_forever(), name="stream-hub")
         elif watch.key not in self._positions:
             self._positions[watch.key] = str(after)
-            try:
-                await self._wake()
-            except (RedisError, OSError):
-                pass  # nor is there an XREAD to wake: the next one has the new stream
-            except BaseException:
-                self.unwatch(watch)
-                raise
+            self._wake()
         return watch
 
     def unwatch(self, watch: Watch) -> None:
@@ -118,8 +113,19 @@ class StreamHub:
             del self._watches[watch.key]
             self._positions.pop(watch.key, None)
 
-    async def _wake(self) -> None:
-        await self._redis.execute_command("XADD", self._wake_key, "MAXLEN", 1, "*", "w", "")
+    def _wake(self) -> None:
+        """Let the next XREAD begin now, it has the new streams. One wake is enough for all that come until then: in a
+        burst each of them would open a connection of its own, which costs more than all the rest of a turn here."""
+        if self._is_blocked:
+            self._is_blocked = False
+            self._waking = asyncio.create_task(self._end_read(), name="stream-hub-wake")
+
+    async def _end_read(self) -> None:
+        try:
+            await self._redis.execute_command("XADD", self._wake_key, "MAXLEN", 1, "*", "w", "")
+        except (RedisError, OSError) as error:
+            # Nor is there an XREAD to wake, as a rule; else it ends after BLOCK_MS.
+            logger.warning("Redis does not wake the stream reader: %s", error)
 
     async def _read_forever(self) -> None:
         next_tick = time.monotonic() + settings.KEEPALIVE_SECONDS
@@ -144,10 +150,20 @@ class StreamHub:
         return [watch for watches in self._watches.values() for watch in watches]
 
     async def _read_once(self) -> None:
-        keys = list(self._positions)
-        reply = await self._redis.execute_command(
-            "XREAD", "BLOCK", BLOCK_MS, "COUNT", MAX_BUFFERED, "STREAMS", *keys, *self._positions.values()
-        )
+        self._is_blocked = True
+        try:
+            reply = await self._redis.execute_command(
+                "XREAD",
+                "BLOCK",
+                BLOCK_MS,
+                "COUNT",
+                MAX_BUFFERED,
+                "STREAMS",
+                *self._positions,
+                *self._positions.values(),
+            )
+        finally:
+            self._is_blocked = False
         if self._is_behind:
             self._is_behind = False
             for watch in self._all_watches():

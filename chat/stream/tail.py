@@ -44,7 +44,7 @@ async def tail(
     KEEPALIVE_SECONDS of idling. While Redis is down what is on record comes, and the rest when it is back.
     """
     reader = _Tail(session_id, after, is_whole=is_newest)
-    with await hub().watch(session_id, after) as watch:
+    with hub().watch(session_id, after) as watch:
         must_look_back = not is_newest
         while True:
             if must_look_back:

@@ -133,9 +133,6 @@ class RunUsageSerializer(serializers.Serializer[Run]):
     output_tokens = serializers.IntegerField()
     cached_tokens = serializers.IntegerField()
     reasoning_tokens = serializers.IntegerField()
-    cost = serializers.DecimalField(
-        max_digits=18, decimal_places=6, normalize_output=True, help_text="By the site's price table."
-    )
 
 
 class RunErrorSerializer(serializers.Serializer[Run]):
@@ -148,6 +145,9 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     session_id = serializers.UUIDField()
     usage = RunUsageSerializer(source="*")
     tool_calls = serializers.IntegerField(source="tool_call_count")
+    cost = serializers.DecimalField(
+        max_digits=18, decimal_places=6, normalize_output=True, help_text="By the site's price table."
+    )
     rolled_back = serializers.BooleanField(source="is_rolled_back")
     cursor = serializers.CharField(source="terminal_cursor", help_text="The id of the run's last event.")
     error = serializers.SerializerMethodField()
@@ -168,6 +168,7 @@ class RunSerializer(serializers.ModelSerializer[Run]):
             "rolled_back",
             "usage",
             "tool_calls",
+            "cost",
             "error",
             "created_at",
             "started_at",

@@ -125,7 +125,7 @@ def test_money_is_a_budget_too(client: Client, limited_site: Site) -> None:
     used = budgets(client, session)["paid"]
     assert 0.015 < float(used["used"]) <= 0.02
     runs = client.http.get(f"/sessions/{session}/runs").json()["results"]
-    assert float(runs[0]["usage"]["cost"]) == float(used["used"])
+    assert float(runs[0]["cost"]) == float(used["used"])
     assert ledger_is_right(limited_site)
 
 

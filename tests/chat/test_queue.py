@@ -1,9 +1,13 @@
 """Messages that come while a turn runs wait, first in, first out."""
 
 import itertools
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.site import Client, Site, text_of
+from tests.fakes.processes import PROJECT, FakeOpenAIProcess
+from tests.site import Client, Site, running_site, text_of
 
 
 def test_turns_of_one_session_run_one_after_the_other(client_of_site: Client, site: Site) -> None:
@@ -45,3 +49,41 @@ def test_the_queue_is_bounded(client_of_site: Client, site: Site) -> None:
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
             assert int(refused.headers["Retry-After"]) > 0
             assert client.http.post(f"/sessions/{session}/cancel").status_code in (200, 202)
+
+
+def test_a_burst_is_executed_within_the_workers_concurrency(fake: FakeOpenAIProcess) -> None:
+    model = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "test"}
+    with running_site(**model, WORKER_CONCURRENCY="2") as site, site.client() as client:
+        sessions = [client.new_session("chat") for _ in range(12)]
+
+        def send(session: str) -> str:
+            with site.client() as own:
+                return text_of(own.chat(session, "[[tokens=10 delay_ms=20]]"))
+
+        with ThreadPoolExecutor(12) as pool:
+            assert set(pool.map(send, sessions)) == {"".join(f"tok{n} " for n in range(10))}
+        runs = [client.http.get(f"/sessions/{session}/runs").json()["results"][0] for session in sessions]
+        begun = [(run["started_at"], 1) for run in runs]
+        ended = [(run["finished_at"], -1) for run in runs]
+        at_once = itertools.accumulate(change for _, change in sorted(begun + ended))
+        assert max(at_once) == 2
+
+
+def test_a_broker_that_takes_nothing_loses_nothing(site: Site, client_of_site: Client) -> None:
+    session = client_of_site.new_session("demo")
+    code = (
+        "from sessions_app.models import AgentSession; from sessions_app.services.accepting import accept_turn;"
+        "from chat.runs.dispatch import dispatch_soon;"
+        f"session = AgentSession.objects.get(pk='{session}');"
+        "dispatch_soon(accept_turn(user=session.owner, session_id=session.pk, message='2+2').run_id, required=())"
+    )
+    subprocess.run(
+        [sys.executable, "manage.py", "shell", "-v", "0", "-c", code],
+        cwd=PROJECT,
+        env={**site.env, "CELERY_BROKER_URL": "redis://127.0.0.1:9/0"},
+        check=True,
+    )
+    deadline = time.monotonic() + 20.0
+    while client_of_site.http.get(f"/sessions/{session}/runs").json()["results"][0]["status"] != "succeeded":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -12,7 +12,7 @@ from sessions_app.errors import QueueFullError, StaleEpochError
 from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
-from sessions_app.services.claiming import claim_run
+from sessions_app.services.claiming import claim_run, claim_runs
 from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage, finish_run, record_step
 from sessions_app.services.recovering import take_undispatched
 from sessions_app.services.sessions import create_session
@@ -56,6 +56,36 @@ def test_a_run_waits_for_those_before_it(session: AgentSession) -> None:
     assert claim is not None
     assert finish_run(claim=claim, status=RunStatus.SUCCEEDED, step=terminal()).next_run == second
     assert claim_run(run_id=second, worker="w") is not None
+
+
+def test_several_runs_are_claimed_together(user: Any) -> None:
+    sessions = [create_session(owner=user, agent_type="demo") for _ in range(3)]
+    first, second, taken = (accept(session) for session in sessions)
+    behind_first = accept(sessions[0])
+    claim_run(run_id=taken, worker="other")
+    claims = claim_runs(run_ids=[second, uuid.uuid4(), behind_first, taken, first, second], worker="w")
+    assert [claim.run_id for claim in claims] == [second, first]
+    assert [claim.session_id for claim in claims] == [sessions[1].pk, sessions[0].pk]
+    assert [(claim.epoch, claim.attempt, claim.is_resumed) for claim in claims] == [(1, 1, False)] * 2
+    assert claim_runs(run_ids=[first, second], worker="w") == []
+
+
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+def test_of_many_who_claim_the_same_together_each_run_has_one(user: Any) -> None:
+    run_ids = [accept(create_session(owner=user, agent_type="demo")) for _ in range(12)]
+
+    def claim(number: int) -> list[uuid.UUID]:
+        try:
+            mine = (
+                run_ids[number:] + run_ids[:number]
+            )  # each in an order of its own: none may wait for another for ever
+            return [claim.run_id for claim in claim_runs(run_ids=mine, worker=str(number))]
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [run_id for of_one in pool.map(claim, range(12)) for run_id in of_one]
+    assert sorted(claimed) == sorted(run_ids)
 
 
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)

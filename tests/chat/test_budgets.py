@@ -1,4 +1,4 @@
-"""Budgets through the whole system: what does not fit stops before its call, waits where policy says so, and goes on."""
+"""Budgets through the whole system: what does not fit stops before its call, or waits and goes on."""
 
 import json
 import time

@@ -20,9 +20,15 @@ def discard(run_id: uuid.UUID, reason: str, attempt: int, since: Cursor | None) 
     return {"run_id": str(run_id), "reason": reason, "attempt": attempt, "since": str(since) if since else None}
 
 
+NO_WORKER = 0  # the position of a run that no worker can take
+
+
 def waiting(run_id: uuid.UUID, position: int) -> dict[str, Any]:
-    """The run waits for a free slot; `position` 1 is next."""
-    return {"run_id": str(run_id), "status": "waiting", "reason": "slots", "position": position}
+    """The run waits for a free slot; `position` 1 is next. NO_WORKER: for a worker that offers what it requires."""
+    data = {"run_id": str(run_id), "status": "waiting"}
+    if position == NO_WORKER:
+        return {**data, "reason": "no_worker"}
+    return {**data, "reason": "slots", "position": position}
 
 
 def running(run_id: uuid.UUID) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from chat.routing import queue_for
 from chat.runs.outbox import Outbox
 from chat.stream.publish import publish
 from monitoring import slots
+from monitoring.workers import is_served
 from sessions_app import queries
+from sessions_app.facts import NO_WORKER
 from sessions_app.models import Run, RunStatus
 from sessions_app.queries import Placement
 from sessions_app.services.recovering import mark_undispatched
@@ -31,7 +33,8 @@ def dispatch(run_id: uuid.UUID, *, placement: Placement | None = None) -> None:
     """Hand a run that is first in its session to a worker, or have it wait for a free slot.
 
     `placement` is looked up if it is not given. Redis or a broker that is down loses nothing: the sweeper dispatches
-    it later. Duplicates are harmless, only one worker can claim a run.
+    it later, as soon as there is one that offers what the run requires. Duplicates are harmless, only one worker can
+    claim a run.
     """
     _take_slot(run_id, placement, _give_one)
 
@@ -46,14 +49,19 @@ def _take_slot(run_id: uuid.UUID, placement: Placement | None, give: Callable[[s
     placement = placement or queries.placements_of_queued([run_id]).get(run_id)
     if placement is None:
         return  # somebody has claimed it, or it has ended
+    queue = queue_for(placement.required)
     try:
+        if placement.required and not is_served(queue):  # what nobody takes shall hold no slot
+            mark_undispatched(run_id=run_id)
+            tell_position(run_id, NO_WORKER)
+            return
         acquired = slots.acquire(run_id, slots.lane_of(placement))
     except (RedisError, OSError) as error:
         logger.warning("No slot can be had for run %s, the sweeper will try again: %s", run_id, error)
         mark_undispatched(run_id=run_id)
         return
     if acquired.position is None:
-        give(queue_for(placement.required), run_id)
+        give(queue, run_id)
     else:
         tell_position(run_id, acquired.position)
     dispatch_granted(acquired.granted)

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from chat.agents.mcp_pool import mcp_pool
 from chat.context.embedding import embed_query
+from chat.routing import queues_of_worker
 from chat.runs.dispatch import (
     ask_to_tend_context,
     dispatch,
@@ -38,7 +39,7 @@ from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
 from monitoring import slots
 from monitoring.speculation import speculation
-from monitoring.workers import HEARTBEAT_KEY, HEARTBEAT_SECONDS
+from monitoring.workers import HEARTBEAT_SECONDS, beat
 from sessions_app.errors import StaleEpochError
 from sessions_app.failpoints import fail_point
 from sessions_app.services import cancelling, claiming
@@ -350,8 +351,7 @@ class WorkerHost:
         """Say to whoever watches the site that this worker lives."""
         while True:
             try:
-                await client().zadd(HEARTBEAT_KEY, {self._channel: time.time()})
-                await client().zremrangebyscore(HEARTBEAT_KEY, 0, time.time() - 12 * HEARTBEAT_SECONDS)
+                await beat(client(), self._channel, queues_of_worker(settings.WORKER_CAPABILITIES))
                 await speculation.flush(client())
             except Exception as error:
                 logger.warning("The heartbeat failed: %s", error)

@@ -321,7 +321,8 @@ export class Conversation {
   on_status({ run_id, status, position }) {
     if (!run_id) return;
     const row = rowsOf(run_id).at(-1);
-    if (row) setNote(row, status === "waiting" ? `Waiting for a free slot, position ${position}` : "");
+    const note = position ? `Waiting for a free slot, position ${position}` : "Waiting for a worker that can do this";
+    if (row) setNote(row, status === "waiting" ? note : "");
   }
 
   // From now on older turns stand in the prompt by their summary; here they stay.

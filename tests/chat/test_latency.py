@@ -117,12 +117,24 @@ def test_a_tool_that_was_started_for_nothing_is_counted(client: Client) -> None:
     wait_until_counted(client, "tool", "wasted", wasted)
 
 
+def wait_until_free(client: Client) -> None:
+    """What nobody can take holds no slot, nor does what has ended."""
+    deadline = time.monotonic() + 10
+    while 'agentsite_slots{state="held"} 0.0' not in client.http.get("/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_only_a_worker_with_the_capabilities_takes_a_run(client: Client) -> None:
     for agent in ("needs-gpu", "needs-both", "demo"):
         assert client.ask(client.new_session(agent), "Count to 3")["response"] == "1 2 3."
     session = client.new_session("needs-moon")
-    with client.stream("POST", f"/sessions/{session}/chat", json={"message": "Count to 3"}):
+    with client.stream("POST", f"/sessions/{session}/chat", json={"message": "Count to 3"}) as events:
+        message, status = next(events), next(events)
+        assert message["type"] == "message"
+        assert (status["type"], status["status"], status["reason"]) == ("status", "waiting", "no_worker")
         client.ask(client.new_session("demo"), "Count to 3")  # which comes later, and is done
+        wait_until_free(client)
         (run,) = client.http.get(f"/sessions/{session}/runs").json()["results"]
     assert run["status"] == "queued"
     assert client.http.post(f"/sessions/{session}/cancel").json() == {"status": "cancelled"}

@@ -152,8 +152,8 @@ class RunSerializer(serializers.ModelSerializer[Run]):
     cursor = serializers.CharField(source="terminal_cursor", help_text="The id of the run's last event.")
     error = serializers.SerializerMethodField()
     waiting_position = serializers.SerializerMethodField(
-        help_text="Its place among the runs that wait for a free slot; 1 is next, 0: no worker can take it. Null: it does "
-        "not wait."
+        help_text="Its place among the runs that wait for a free slot; 1 is next, 0: no worker can take it. Null: it "
+        "does not wait."
     )
 
     class Meta:

@@ -11,12 +11,14 @@ from django.contrib.auth.models import Group
 from django.db.models import Case, DateTimeField, F, FloatField, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.db.models.functions import Cast, NullIf
 from django.utils import timezone
+from django.utils.text import Truncator
 
 from monitoring.models import Account, Measure, Period, Quota
 from monitoring.models.quota import MICRO
 from sessions_app.models import AgentSession, AgentType, Run
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAME_CHARACTERS = 40
 _FOUND = 100  # subjects that a search names, of each kind
 
 
@@ -97,11 +99,9 @@ def _named(subject: str, row: Any) -> Subject:
         return Subject("the whole site")
     if row is None:
         return Subject(subject)
-    return Subject(f"{subject.partition(':')[0].replace('_', ' ')} {row}" if _needs_kind(row) else str(row), row)
-
-
-def _needs_kind(row: Any) -> bool:
-    return not isinstance(row, AgentSession | Run) or bool(getattr(row, "title", ""))
+    kind = subject.partition(":")[0].replace("_", " ")
+    name = Truncator(str(row)).chars(_NAME_CHARACTERS)
+    return Subject(name if name.lower().startswith(kind) else f"{kind} {name}", row)
 
 
 def find_subjects(text: str) -> Q:

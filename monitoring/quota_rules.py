@@ -31,13 +31,16 @@ def mistakes_in(quota: Any) -> dict[str, list[str]]:
 def _scope(quota: Any) -> Iterator[str]:
     allowed = _SCOPES.get(quota.measure, (quota.scope,))
     if quota.scope not in allowed:
-        yield f"{_words(quota.measure)} can be limited for: {', '.join(map(_words, allowed))}."
+        yield f"{_words(quota.measure).capitalize()} can be limited for: {', '.join(map(_words, allowed))}."
 
 
 def _period(quota: Any) -> Iterator[str]:
-    allowed = ("total",) if quota.scope == "run" else _PERIODS.get(quota.measure, (quota.period,))
+    allowed = _PERIODS.get(quota.measure, (quota.period,))
+    if quota.scope == "run" and "total" in allowed:
+        allowed = ("total",)
     if quota.period not in allowed:
-        yield f"{_words(quota.measure)} are counted by: {', '.join(allowed) or 'no period, leave it empty'}."
+        periods = ", ".join(allowed) or "no period, leave it empty"
+        yield f"{_words(quota.measure).capitalize()} are counted by: {periods}."
 
 
 def _limit(quota: Any) -> Iterator[str]:

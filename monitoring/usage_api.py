@@ -48,7 +48,8 @@ class UsageRowSerializer(UsageSumsSerializer):
     purpose = serializers.CharField(required=False)
 
     def to_representation(self, instance: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in super().to_representation(instance).items() if name in instance}
+        shown = super().to_representation(instance)
+        return {name: shown[name] for name in instance}
 
 
 class UsageSerializer(serializers.Serializer[Any]):

@@ -32,8 +32,8 @@ class CurrentFilter(admin.SimpleListFilter):
 
 @admin.register(Account)
 class AccountAdmin(ReadOnlyAdmin):
-    list_display = ("whose", "quota", "period", "used_shown", "reserved_shown", "limit_shown", "percent", "raise_it")
-    list_filter = (CurrentFilter, "quota", "quota__period", "period_start")
+    list_display = ("whose", "quota", "period", "percent", "raise_it", "taken")
+    list_filter = (CurrentFilter, "quota", "quota__period")
     search_fields = ("subject",)
     search_help_text = "A person, group, agent type or session; or user:5, session:<id> …"
     fields = (
@@ -75,11 +75,15 @@ class AccountAdmin(ReadOnlyAdmin):
     def period(self, account: Account) -> str:
         return shown_period(account)
 
-    @admin.display(description="used", ordering="used")
+    @admin.display(description="used + reserved of limit", ordering="used")
+    def taken(self, account: Account) -> str:
+        return f"{self.used_shown(account)} + {self.reserved_shown(account)} of {self.limit_shown(account)}"
+
+    @admin.display(description="used")
     def used_shown(self, account: Account) -> str:
         return amount(account.quota, account.used) if account.is_counted else "not summed up yet"
 
-    @admin.display(description="reserved", ordering="reserved")
+    @admin.display(description="reserved")
     def reserved_shown(self, account: Account) -> str:
         return amount(account.quota, account.reserved)
 

@@ -34,7 +34,7 @@ class QuotaChangeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="changed by")
     def who(self, change: QuotaChange) -> str:
-        return str(change.changed_by) if change.changed_by_id else "a setting, or somebody who is gone"
+        return str(change.changed_by) if change.changed_by_id else "a setting, or gone"
 
     @admin.display(description="change")
     def what(self, change: QuotaChange) -> SafeString | str:

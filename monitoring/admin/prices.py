@@ -25,6 +25,10 @@ class PriceForm(forms.ModelForm):
         help_texts = {
             "model": "As usage records name it. With a * at the end it is of all models that begin so, gpt-4.1*; a "
             "model's own price comes before that, a longer beginning before a shorter one; * alone is of all others.",
+            "input_price": "Of a million input tokens, in your currency.",
+            "output_price": "Of a million output tokens.",
+            "cached_price": "Of a million input tokens from the provider's cache. Empty: as input.",
+            "reasoning_price": "Of a million reasoning tokens. Empty: as output.",
             "effective_from": "In UTC. From then on, until a later price of the same name.",
         }
 

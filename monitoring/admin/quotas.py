@@ -12,12 +12,25 @@ from django.utils.safestring import SafeString
 from monitoring.accounts import Subject, current_accounts, name_subjects, with_fullest
 from monitoring.admin.showing import amount, number, raise_link, share, subject_link
 from monitoring.changing import delete_quota, save_quota
-from monitoring.models import Account, BudgetPause, Quota, QuotaChange
+from monitoring.models import Account, BudgetPause, Measure, Period, Quota, QuotaChange
 from monitoring.quota_rules import TARGETS
 from sessions_app.admin.readonly import list_link
 
 ACCOUNTS_SHOWN = 50
 LIVE_SECONDS = 5  # between two looks at the accounts, while the page is open
+_FIELDSETS_OF_SETTINGS: Any = (
+    (None, {"fields": ("name", "is_enabled", "set_by")}),
+    ("What is limited", {"fields": ("whom", "measure", "period")}),
+    ("How much", {"fields": ("limit_shown", "action", "warn_percent", "owner_limit")}),
+)
+_PER = {
+    Period.NONE: "at once",
+    Period.MINUTE: "a minute",
+    Period.HOUR: "an hour",
+    Period.DAY: "a day",
+    Period.MONTH: "a month",
+    Period.TOTAL: "in all",
+}
 _OF_SETTINGS = ("name", "scope", *TARGETS, "measure", "period", "limit", "is_enabled")
 
 
@@ -50,15 +63,15 @@ class QuotaForm(forms.ModelForm):
 @admin.register(Quota)
 class QuotaAdmin(admin.ModelAdmin):
     form = QuotaForm
-    list_display = ("name", "whom", "measure", "span", "limit_shown", "action", "is_enabled", "fullest", "set_by")
-    list_filter = ("scope", "measure", "period", "action", "is_enabled")
+    list_display = ("name", "whom", "says", "at_limit", "fullest", "is_enabled")
+    list_filter = ("scope", "measure", "period", "action", "is_enabled", ("setting", admin.EmptyFieldListFilter))
     list_select_related = TARGETS
     list_per_page = 50
     search_fields = ("name", "user__username", "group__name", "agent_type__name", "session__title")
     autocomplete_fields = TARGETS
-    readonly_fields = ("set_by", "records", "accounts_of_now", "created_at", "updated_at")
+    readonly_fields = ("whom", "limit_shown", "set_by", "records", "accounts_of_now", "created_at", "updated_at")
     fieldsets = (
-        (None, {"fields": ("name", "is_enabled", "set_by")}),
+        (None, {"fields": ("name", "is_enabled")}),
         ("What is limited", {"fields": ("scope", *TARGETS, "measure", "period")}),
         ("How much", {"fields": ("limit", "action", "warn_percent", "owner_limit")}),
         ("In use now", {"fields": ("records", "accounts_of_now")}),
@@ -73,7 +86,9 @@ class QuotaAdmin(admin.ModelAdmin):
         return with_fullest(super().get_queryset(request))
 
     def get_fieldsets(self, request: HttpRequest, obj: Quota | None = None) -> Any:
-        fieldsets = super().get_fieldsets(request, obj)
+        fieldsets: Any = super().get_fieldsets(request, obj)
+        if obj and obj.setting:
+            return [*_FIELDSETS_OF_SETTINGS, *fieldsets[3:]]
         return fieldsets if obj else fieldsets[:3]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Quota | None = None) -> Any:
@@ -84,7 +99,8 @@ class QuotaAdmin(admin.ModelAdmin):
         form = super().get_form(request, obj, change, **kwargs)
         for name in TARGETS:  # what is chosen here is made elsewhere
             if widget := getattr(form.base_fields.get(name), "widget", None):
-                widget.can_add_related = widget.can_change_related = widget.can_delete_related = False
+                widget.can_add_related = widget.can_change_related = False
+                widget.can_delete_related = widget.can_view_related = False
         return form
 
     def has_delete_permission(self, request: HttpRequest, obj: Quota | None = None) -> bool:
@@ -107,6 +123,16 @@ class QuotaAdmin(admin.ModelAdmin):
         for quota in queryset:
             delete_quota(quota=quota, user=request.user)
 
+    @admin.display(description="limit", ordering="limit")
+    def says(self, quota: Quota) -> str:
+        measure, limit = quota.measure.replace("_", " "), number(quota.limit)
+        said = f"cost {limit}" if quota.measure == Measure.COST else f"{limit} {measure}"
+        return f"{said} {_PER[Period(quota.period)]}"
+
+    @admin.display(description="at the limit", ordering="action")
+    def at_limit(self, quota: Quota) -> str:
+        return str(quota.get_action_display()).partition(":")[0]
+
     @admin.display(description="of", ordering="scope")
     def whom(self, quota: Quota) -> str:
         scope = quota.get_scope_display()
@@ -115,11 +141,7 @@ class QuotaAdmin(admin.ModelAdmin):
         target = getattr(quota, quota.scope, None)
         return f"each {scope}" if target is None else f"{scope} {target}"
 
-    @admin.display(description="per", ordering="period")
-    def span(self, quota: Quota) -> str:
-        return quota.get_period_display().partition(" (")[0]
-
-    @admin.display(description="limit", ordering="limit")
+    @admin.display(description="limit")
     def limit_shown(self, quota: Quota) -> str:
         return number(quota.limit)
 
@@ -127,9 +149,9 @@ class QuotaAdmin(admin.ModelAdmin):
     def fullest(self, quota: Quota) -> SafeString | str:
         return share(quota.fullest) if quota.is_budget and quota.is_enabled else "–"  # type: ignore[attr-defined]
 
-    @admin.display(description="set by", ordering="setting")
-    def set_by(self, quota: Quota) -> SafeString | str:
-        return format_html("the setting <code>{}</code>", quota.setting) if quota.setting else "–"
+    @admin.display(description="set by")
+    def set_by(self, quota: Quota) -> SafeString:
+        return format_html("the setting <code>{}</code>, which keeps what it says true", quota.setting)
 
     @admin.display(description="records")
     def records(self, quota: Quota) -> SafeString:

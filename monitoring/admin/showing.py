@@ -28,7 +28,7 @@ def share(percent: float | None) -> SafeString | str:
     if percent is None:
         return "–"
     kind = "full" if percent >= _FULL else "nearly" if percent >= _NEARLY_FULL else "room"
-    bar = '<span class="share {}"><span style="width:{}%"></span></span> {}&nbsp;%'
+    bar = '<span class="share {}"><span style="width:{}%"></span></span>&nbsp;{}&nbsp;%'
     return format_html(bar, kind, min(round(percent), 100), f"{percent:.1f}".removesuffix(".0"))
 
 

@@ -17,9 +17,9 @@ _CURRENCY = Quota(measure=Measure.COST)  # whose units reservations' cost has
 
 @admin.register(BudgetPause)
 class BudgetPauseAdmin(ReadOnlyAdmin):
-    list_display = ("run", "session", "quota", "whose", "needed_shown", "created_at", "account")
+    list_display = ("run", "quota", "whose", "needed_shown", "account", "created_at")
     list_filter = ("quota", "created_at")
-    list_select_related = ("run__session", "quota")
+    list_select_related = ("run", "quota")
     search_fields = ("run__id", "run__session__id", "run__session__owner__username", "subject")
     readonly_fields = ("whose", "needed_shown", "account")
     fields = ("run", "quota", "whose", "needed_shown", "created_at", "account")
@@ -27,10 +27,6 @@ class BudgetPauseAdmin(ReadOnlyAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[NamingChangeList]:
         return NamingChangeList
-
-    @admin.display
-    def session(self, pause: BudgetPause) -> str:
-        return str(pause.run.session)
 
     @admin.display(description="of", ordering="subject")
     def whose(self, pause: BudgetPause) -> SafeString | str:
@@ -43,7 +39,7 @@ class BudgetPauseAdmin(ReadOnlyAdmin):
     @admin.display(description="")
     def account(self, pause: BudgetPause) -> SafeString:
         query = f"now=1&quota__id__exact={pause.quota_id}&q={pause.subject}"
-        return list_link(Account, query, "Account, to raise it")
+        return list_link(Account, query, "Raise it")
 
     @admin.action(description="Look again now: what fits by now goes on", permissions=["look_again"])
     def look_again(self, request: HttpRequest, pauses: QuerySet[BudgetPause]) -> None:
@@ -58,19 +54,9 @@ class BudgetPauseAdmin(ReadOnlyAdmin):
 class ReservationAdmin(ReadOnlyAdmin):
     """A model call that is under way. Its usage record takes it away."""
 
-    list_display = (
-        "model",
-        "session",
-        "owner",
-        "run",
-        "purpose",
-        "input_tokens",
-        "output_tokens",
-        "money",
-        "created_at",
-    )
+    list_display = ("model", "owner", "session", "tokens", "money", "purpose", "created_at")
     list_filter = ("purpose", "model", "created_at")
-    list_select_related = ("run", "session__owner")
+    list_select_related = ("session__owner",)
     search_fields = ("session__id", "run__id", "session__owner__username")
     ordering = ("-pk",)
     fields = ("session", "run", "epoch", "purpose", "model", "input_tokens", "output_tokens", "money", "created_at")
@@ -79,6 +65,10 @@ class ReservationAdmin(ReadOnlyAdmin):
     @admin.display(ordering="session__owner")
     def owner(self, reservation: Reservation) -> Any:
         return reservation.session.owner
+
+    @admin.display(description="tokens in / out", ordering="input_tokens")
+    def tokens(self, reservation: Reservation) -> str:
+        return f"{reservation.input_tokens:,} / {reservation.output_tokens:,}"
 
     @admin.display(description="cost", ordering="cost")
     def money(self, reservation: Reservation) -> str:

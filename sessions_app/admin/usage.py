@@ -1,6 +1,7 @@
 """Usage: what each model call has used, with the totals of what is listed, and all of it as CSV."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 from django.contrib import admin
@@ -50,8 +51,8 @@ _PAGE = 2_000  # rows of one query of an export
 @admin.register(UsageRecord)
 class UsageRecordAdmin(ReadOnlyAdmin):
     list_display = (
-        *("created_at", "owner", "agent_type", "purpose", "model", "input_tokens", "output_tokens", "cost_shown"),
-        *("queue_ms", "wall_ms", "is_estimated"),
+        *("created_at", "owner", "model", "tokens", "cost_shown", "purpose", "agent_type", "wall_ms"),
+        "is_estimated",
     )
     list_filter = ("agent_type", "model", "purpose", "is_estimated", "created_at")
     list_select_related = ("owner", "agent_type")
@@ -68,7 +69,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         response = super().changelist_view(request, extra_context)
         shown = getattr(response, "context_data", None) or {}
         if "cl" in shown:
-            shown["totals"] = [(name, value or 0) for name, value in totals_of(shown["cl"].queryset).items()]
+            totals = totals_of(shown["cl"].queryset)
+            shown["totals"] = [(name, f"{Decimal(value or 0).normalize():,f}") for name, value in totals.items()]
         return response
 
     def export_listed(self, request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
@@ -84,6 +86,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     @admin.action(description="Export the selected as CSV", permissions=["view"])
     def export_selected(self, request: HttpRequest, records: QuerySet[UsageRecord]) -> StreamingHttpResponse:
         return _download(request, records)
+
+    @admin.display(description="tokens in / out", ordering="input_tokens")
+    def tokens(self, record: UsageRecord) -> str:
+        return f"{record.input_tokens:,} / {record.output_tokens:,}"
 
     @admin.display(description="cost", ordering="cost")
     def cost_shown(self, record: UsageRecord) -> str:

@@ -42,7 +42,7 @@ def test_a_budget_is_of_anything_by_hour_day_month_or_all_time(measure: Measure,
 def test_a_runs_budget_is_of_all_time(measure: Measure) -> None:
     assert mistakes(scope=Scope.RUN, measure=measure, period=Period.TOTAL) == {}
     assert mistakes(scope=Scope.RUN, measure=measure, period=Period.DAY)["period"] == [
-        f"{measure} are counted by: total."
+        f"{measure.capitalize()} are counted by: total."
     ]
 
 

@@ -21,7 +21,7 @@ from sessions_app.models import AgentSession, Run, RunStatus, UsageRecord
 from sessions_app.services.sessions import create_session
 from tests.fakes.processes import PROJECT
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db(transaction=True, serialized_rollback=True)
 
 PROCESSES, THREADS, CALLS = 3, 8, 25
 

@@ -4,11 +4,25 @@ from typing import Any
 import httpx
 import pytest
 from django.contrib.auth import get_user_model
+from django.db import connection
+from pytest_django.plugin import blocking_manager_key
 from rest_framework.test import APIClient
 
 from sessions_app.services.tokens import create_token
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """A test with transactions of its own ends with empty tables: the rows that migrations made are put back for those
+    behind it, which may run in the same process."""
+    yield
+    marker = item.get_closest_marker("django_db")
+    if nextitem is not None and marker is not None and marker.kwargs.get("transaction"):
+        with item.config.stash[blocking_manager_key].unblock():
+            rows: Any = connection
+            rows.creation.deserialize_db_from_string(rows._test_serialized_contents)
 
 
 @pytest.fixture(scope="session")

@@ -59,6 +59,7 @@ def test_a_cancel_frees_its_slot(client: Client, local_site: Site) -> None:
 
 
 def test_a_long_conversation_fits_its_small_window(client: Client) -> None:
+    client.http.timeout = 110.0  # it reads some hundred tokens a second
     session = client.new_session("local")
     answer = client.ask(session, "word " * 2_000)
     assert answer["status"] == "succeeded", answer

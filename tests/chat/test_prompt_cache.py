@@ -61,4 +61,4 @@ def test_without_marks_nothing_is_sent_that_others_do_not_know(client_of_site: C
     client_of_site.ask(client_of_site.new_session("chat"), "Hello")
     body = fake.requests()[-1]["body"]
     assert all(isinstance(message["content"], str) for message in body["messages"])
-    assert set(body) == {"model", "messages", "stream", "stream_options", "tools"}
+    assert set(body) == {"model", "messages", "stream", "stream_options", "tools", "max_tokens"}

@@ -75,7 +75,7 @@ def test_a_broker_that_takes_nothing_loses_nothing(site: Site, client_of_site: C
         "from sessions_app.models import AgentSession; from sessions_app.services.accepting import accept_turn;"
         "from chat.runs.dispatch import dispatch_soon;"
         f"session = AgentSession.objects.get(pk='{session}');"
-        "dispatch_soon(accept_turn(user=session.owner, session_id=session.pk, message='2+2').run_id, required=())"
+        "dispatch_soon(accept_turn(user=session.owner, session_id=session.pk, message='2+2').run_id)"
     )
     subprocess.run(
         [sys.executable, "manage.py", "shell", "-v", "0", "-c", code],

@@ -13,16 +13,16 @@ from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """A test with transactions of its own leaves empty tables behind: give the migrations' rows back to the files that
-    the same process runs next."""
+    """A test with transactions of its own ends with empty tables: the rows that migrations made are put back for those
+    behind it, which may run in the same process."""
     yield
     marker = item.get_closest_marker("django_db")
     if nextitem is not None and marker is not None and marker.kwargs.get("transaction"):
         with item.config.stash[blocking_manager_key].unblock():
-            connection.creation.deserialize_db_from_string(connection._test_serialized_contents)  # type: ignore[attr-defined]
-            connection.close()
+            rows: Any = connection
+            rows.creation.deserialize_db_from_string(rows._test_serialized_contents)
 
 
 @pytest.fixture(scope="session")

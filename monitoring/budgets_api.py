@@ -24,7 +24,7 @@ class WaitingSerializer(serializers.Serializer[Any]):
     needed = serializers.SerializerMethodField()
 
     def get_needed(self, pause: BudgetPause) -> str:
-        return f"{pause.quota.amount(pause.needed).normalize():f}"
+        return pause.quota.shown(pause.needed)
 
 
 class BudgetSerializer(serializers.Serializer[Any]):

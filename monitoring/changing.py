@@ -8,6 +8,7 @@ from django.dispatch import receiver
 
 from monitoring import quotas
 from monitoring.models import BudgetPause, Quota, QuotaChange
+from monitoring.models.quota import plain
 from monitoring.pausing import resume_paused
 from sessions_app.services.deciding import go_on
 
@@ -24,10 +25,10 @@ def described(quota: Quota) -> dict[str, Any]:
         "target": None if target is None else str(target),
         "measure": quota.measure,
         "period": quota.period,
-        "limit": f"{quota.limit.normalize():f}",
+        "limit": plain(quota.limit),
         "action": quota.action,
         "warn_percent": quota.warn_percent,
-        "owner_limit": None if quota.owner_limit is None else f"{quota.owner_limit.normalize():f}",
+        "owner_limit": None if quota.owner_limit is None else plain(quota.owner_limit),
         "is_enabled": quota.is_enabled,
     }
 

@@ -13,6 +13,7 @@ import orjson
 from django.db import connection
 
 from monitoring.models import Account, Action, Quota
+from monitoring.models.quota import plain
 from monitoring.prices import PriceList, price_list
 from sessions_app.errors import AgentsiteError, StaleEpochError
 
@@ -108,14 +109,14 @@ def reserve(call: ModelCall) -> Reserved:
 def _exceeded(quota_id: int, subject: str, needed: int, left: int) -> BudgetExceededError:
     quota = Quota.objects.get(pk=quota_id)
     text = (
-        f"The budget {quota.name} ({quota.limit.normalize():f} {quota.measure}{_per(quota)}) has {_shown(quota, left)} "
+        f"The budget {quota.name} ({plain(quota.limit)} {quota.measure}{_per(quota)}) has {_shown(quota, left)} "
         f"left; the next answer needs {_shown(quota, needed)}."
     )
     return BudgetExceededError(text, quota=quota, subject=subject, needed=needed, left=max(left, 0))
 
 
 def _shown(quota: Quota, units: int) -> str:
-    return f"{quota.amount(max(units, 0)).normalize():f}"
+    return quota.shown(max(units, 0))
 
 
 def _per(quota: Quota) -> str:

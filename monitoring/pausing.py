@@ -21,8 +21,8 @@ def as_question(error: BudgetExceededError) -> dict[str, Any]:
         "budget": quota.name,
         "budget_id": quota.pk,
         "measure": quota.measure,
-        "needed": f"{quota.amount(error.needed).normalize():f}",
-        "left": f"{quota.amount(error.left).normalize():f}",
+        "needed": quota.shown(error.needed),
+        "left": quota.shown(error.left),
         "message": error.message,
         "owner_may_raise": quota.owner_limit is not None and quota.scope in OWN_SCOPES,
     }

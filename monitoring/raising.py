@@ -8,6 +8,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from monitoring.models import Account, BudgetPause, Quota, QuotaChange
+from monitoring.models.quota import plain
 from monitoring.pausing import OWN_SCOPES, resume_paused
 from monitoring.quota_rules import MAX_LIMIT
 from sessions_app.errors import AgentsiteError, InvalidRequestError
@@ -113,7 +114,7 @@ def _raise(state: BudgetState, amount: Decimal, user: Any, *, ceiling: Decimal) 
         account = Account.objects.select_for_update(of=("self",)).get(**place)
         before = state.quota.limit + state.quota.amount(account.extra)
         if before + amount > ceiling:
-            raise InvalidRequestError(f"The budget can be raised to {ceiling.normalize():f} at most.")
+            raise InvalidRequestError(f"The budget can be raised to {plain(ceiling)} at most.")
         account.extra += state.quota.units(amount)
         account.warned_at = None
         account.save(update_fields=["extra", "warned_at"])
@@ -121,8 +122,8 @@ def _raise(state: BudgetState, amount: Decimal, user: Any, *, ceiling: Decimal) 
             quota=state.quota,
             name=state.quota.name,
             subject=state.subject,
-            before={"limit": f"{before.normalize():f}"},
-            after={"limit": f"{(before + amount).normalize():f}"},
+            before={"limit": plain(before)},
+            after={"limit": plain(before + amount)},
             changed_by=user,
         )
     resume_paused()

@@ -13,6 +13,11 @@ from sessions_app.models import AgentSession, AgentType
 MICRO = 1_000_000  # cost is counted in millionths of the operator's currency
 
 
+def plain(amount: Decimal) -> str:
+    """As people write it: without an exponent, and without zeros that say nothing."""
+    return f"{amount.normalize():f}"
+
+
 class Scope(models.TextChoices):
     """What a limit is of. Without a target it is of each of them by itself."""
 
@@ -118,6 +123,10 @@ class Quota(models.Model):
     def amount(self, units: int) -> Decimal:
         """The reverse of `units`."""
         return Decimal(units) / MICRO if self.measure == Measure.COST else Decimal(units)
+
+    def shown(self, units: int) -> str:
+        """What an account counts, as people write it."""
+        return plain(self.amount(units))
 
 
 class QuotaChange(models.Model):

@@ -15,7 +15,6 @@ from sessions_app.cursor import START, Cursor
 from sessions_app.errors import InvalidRequestError
 from sessions_app.facts import TERMINAL_TYPES
 from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus, ToolCall
-from sessions_app.models.run import ACTIVE_STATUSES
 
 
 @dataclass(frozen=True)
@@ -135,13 +134,6 @@ def last_answer(run: Run) -> str:
 def facts_of(run: Run) -> list[Event]:
     """A run's events on record, oldest first."""
     return list(Event.objects.filter(session_id=run.session_id, run=run).order_by("epoch", "seq"))
-
-
-def next_queued_run(session_id: uuid.UUID) -> uuid.UUID | None:
-    """The run that is first in its session, if it is queued."""
-    active = Run.objects.filter(session_id=session_id, status__in=ACTIVE_STATUSES).order_by("turn")
-    first = active.values_list("pk", "status").first()
-    return first[0] if first and first[1] == RunStatus.QUEUED else None
 
 
 def search_messages(

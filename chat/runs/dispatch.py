@@ -19,7 +19,7 @@ from sessions_app import queries
 from sessions_app.facts import NO_WORKER
 from sessions_app.models import Run, RunStatus
 from sessions_app.queries import Placement
-from sessions_app.services.recovering import mark_undispatched
+from sessions_app.services.dispatching import mark_undispatched, take_next
 from sessions_app.services.waiting import tell_waiting
 from sessions_app.signals import run_ready, runs_cancelled
 
@@ -74,8 +74,9 @@ def dispatch_ready(sender: object, run_id: uuid.UUID, **kwargs: object) -> None:
 
 def dispatch_next(session_id: uuid.UUID) -> None:
     """The session's first run goes, if it waits for that."""
-    if next_run := queries.next_queued_run(session_id):
-        dispatch(next_run)
+    if found := take_next(session_id):
+        run_id, placement = found
+        dispatch(run_id, placement=placement)
 
 
 # --- slots -----------------------------------------------------------------------------------------------------------

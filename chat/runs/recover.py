@@ -21,7 +21,8 @@ from monitoring.ledger import charge_lost
 from monitoring.pausing import resume_paused
 from sessions_app.failpoints import fail_point
 from sessions_app.services.deciding import expire_approvals, expired_approvals
-from sessions_app.services.recovering import overdue_runs, recover_run, take_undispatched
+from sessions_app.services.dispatching import take_undispatched
+from sessions_app.services.recovering import overdue_runs, recover_run
 from sessions_app.services.waiting import changed_positions, end_waiting
 
 logger = logging.getLogger(__name__)

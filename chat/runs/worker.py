@@ -43,8 +43,8 @@ from monitoring.workers import HEARTBEAT_SECONDS, beat
 from sessions_app.errors import StaleEpochError
 from sessions_app.failpoints import fail_point
 from sessions_app.services import cancelling, claiming
+from sessions_app.services.dispatching import mark_undispatched
 from sessions_app.services.recording import Aftermath
-from sessions_app.services.recovering import mark_undispatched
 from sessions_app.threads import in_database_thread, mend_pool
 from sessions_app.token_counting import count_tokens
 

@@ -76,7 +76,8 @@ FOR UPDATE OF s
 """
 
 # A statement of its own, so that it sees what was committed before the lock was had. It writes nothing if the
-# session's queue is full.
+# session's queue is full. A run that has to wait for others counts as not dispatched: whoever ends the last of them
+# does it.
 _ACCEPT = """
 WITH session AS (
     UPDATE sessions_app_agentsession s
@@ -86,27 +87,28 @@ WITH session AS (
     WHERE s.id = %(session_id)s AND (
         SELECT count(*) FROM sessions_app_run r WHERE r.session_id = s.id AND r.status = 'queued'
     ) < %(max_queued)s
-    RETURNING s.id, s.next_turn - 1 AS turn
+    RETURNING s.id, s.next_turn - 1 AS turn, EXISTS (
+        SELECT 1 FROM sessions_app_run r WHERE r.session_id = s.id AND r.status IN ('running', 'awaiting_approval')
+    ) AS is_busy, EXISTS (
+        SELECT 1 FROM sessions_app_run r WHERE r.session_id = s.id AND r.status = 'queued'
+    ) AS others_wait
 ), run AS (
     INSERT INTO sessions_app_run (
         id, session_id, turn, status, attempt, worker, created_at, dispatched_at, terminal_cursor, error_code,
         error_message, input_tokens, output_tokens, cached_tokens, reasoning_tokens, tool_call_count,
         idempotency_key, is_steering, is_rolled_back)
-    SELECT %(run_id)s, id, turn, 'queued', 0, '', %(now)s, %(now)s, '', '', '', 0, 0, 0, 0, 0,
-        %(idempotency_key)s, %(is_steering)s, false
+    SELECT %(run_id)s, id, turn, 'queued', 0, '', %(now)s, CASE WHEN NOT is_busy AND NOT others_wait THEN %(now)s END,
+        '', '', '', 0, 0, 0, 0, 0, %(idempotency_key)s, %(is_steering)s, false
     FROM session
+), message AS (
+    INSERT INTO sessions_app_message (
+        session_id, run_id, turn, position, role, content, thought, tool_calls, tool_call_id, tool_name,
+        is_error, is_partial, token_count, created_at)
+    SELECT id, %(run_id)s, turn, 0, 'user', %(content)s, '', '[]', '', '', false, false, %(tokens)s, %(now)s
+    FROM session
+    RETURNING id
 )
-INSERT INTO sessions_app_message (
-    session_id, run_id, turn, position, role, content, thought, tool_calls, tool_call_id, tool_name,
-    is_error, is_partial, token_count, created_at)
-SELECT id, %(run_id)s, turn, 0, 'user', %(content)s, '', '[]', '', '', false, false, %(tokens)s, %(now)s
-FROM session
-RETURNING id, EXISTS (
-    SELECT 1 FROM sessions_app_run r
-    WHERE r.session_id = %(session_id)s AND r.status IN ('running', 'awaiting_approval')
-), EXISTS (
-    SELECT 1 FROM sessions_app_run r
-    WHERE r.session_id = %(session_id)s AND r.status = 'queued')
+SELECT message.id, is_busy, others_wait FROM message, session
 """
 
 

@@ -90,7 +90,8 @@ def retry_run(*, user: Any, run: Run) -> AcceptedTurn:
     if queued.count() >= settings.MAX_QUEUED_RUNS_PER_SESSION:
         raise QueueFullError(retry_after_seconds=5)
     is_busy = Run.objects.filter(session=session, status__in=ACTIVE_STATUSES).exists()
-    retry = Run.objects.create(session=session, turn=session.next_turn, retry_of=run, dispatched_at=timezone.now())
+    dispatched_at = None if is_busy else timezone.now()
+    retry = Run.objects.create(session=session, turn=session.next_turn, retry_of=run, dispatched_at=dispatched_at)
     messages.filter(is_partial=True).delete()
     IndexEntry.objects.filter(message__in=messages).delete()  # their place is another now
     messages.update(turn=retry.turn, run=retry)

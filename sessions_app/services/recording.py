@@ -100,10 +100,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What is left to do in a session: the run that waits next, whether some ended without an event, and whether
-    a message may enter the running turn."""
+    """What is left to do in a session: whether runs have ended without an event, and whether a message may enter the
+    running turn."""
 
-    next_run: uuid.UUID | None
     has_untold_runs: bool
     is_steered: bool
 
@@ -155,10 +154,7 @@ WITH held AS (
         model text, input_tokens int, output_tokens int, cached_tokens int, reasoning_tokens int, is_estimated bool,
         counted_tokens int, tool_calls int, cost bigint, wall_ms int, queue_ms int, reservation_id bigint)
 )/* ledger */
-SELECT (
-    SELECT next.id FROM sessions_app_run next
-    WHERE next.session_id = held.id AND next.status = 'queued' ORDER BY next.turn LIMIT 1
-), EXISTS (
+SELECT EXISTS (
     SELECT 1 FROM sessions_app_run untold
     WHERE untold.session_id = held.id AND untold.status = 'cancelled' AND untold.terminal_cursor = ''
       AND untold.id <> %(run_id)s
@@ -227,11 +223,9 @@ def finish_run(
 def read_aftermath(*, claim: Claim) -> Aftermath:
     """What `finish_run` would return, for a caller who never got its answer."""
     runs = Run.objects.filter(session_id=claim.session_id)
-    queued = runs.filter(status=RunStatus.QUEUED).order_by("turn")
     return Aftermath(
-        queued.values_list("pk", flat=True).first(),
         runs.filter(status=RunStatus.CANCELLED, terminal_cursor="").exclude(pk=claim.run_id).exists(),
-        queued.filter(is_steering=True).exists(),
+        runs.filter(status=RunStatus.QUEUED, is_steering=True).exists(),
     )
 
 

@@ -1,51 +1,21 @@
-"""What the sweeper finds: runs whose lease ran out, and queued runs whose dispatch was lost."""
+"""What becomes of runs whose lease ran out."""
 
 import uuid
-from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef, Q
+from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from sessions_app.models import AgentSession, Run, RunStatus
-from sessions_app.models.run import ACTIVE_STATUSES
 from sessions_app.services.ending import end_without_worker
 from sessions_app.services.telling import Told
 
 WORKER_LOST = "worker_lost"
 _LEASE_RAN_OUT = Q(lease_expires_at=None) | Q(lease_expires_at__lt=Now())  # by the database's clock, as it was set
-
-
-def mark_undispatched(*, run_id: uuid.UUID) -> None:
-    """The broker did not take it: the sweeper dispatches it."""
-    Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
-
-
-@transaction.atomic
-def take_undispatched(
-    *, older_than_seconds: float | None = None, limit: int = 1_000, but: Collection[uuid.UUID] = ()
-) -> list[uuid.UUID]:
-    """Queued runs, first in their session, that no broker took or whose dispatch is older than that, `but` for these.
-
-    They count as dispatched now. Sweepers that call it at once take different runs.
-    """
-    age = timedelta(seconds=settings.REDISPATCH_SECONDS if older_than_seconds is None else older_than_seconds)
-    now = timezone.now()
-    earlier = Run.objects.filter(
-        session_id=OuterRef("session_id"), status__in=ACTIVE_STATUSES, turn__lt=OuterRef("turn")
-    )
-    overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - age)
-    lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).exclude(pk__in=but)
-    lost = lost.order_by("created_at")
-    if older_than_seconds is not None:  # the caller has looked into the shared queue; others may have no worker now
-        lost = lost.filter(Q(dispatched_at=None) | Q(session__agent_type__required_capabilities=[]))
-    ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
-    Run.objects.filter(pk__in=ids).update(dispatched_at=now)
-    return ids
 
 
 def overdue_runs(*, limit: int = 1_000) -> list[uuid.UUID]:

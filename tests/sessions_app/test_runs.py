@@ -13,8 +13,8 @@ from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.claiming import claim_run, claim_runs
+from sessions_app.services.dispatching import take_next, take_undispatched
 from sessions_app.services.recording import NewEvent, NewMessage, Step, Usage, finish_run, record_step
-from sessions_app.services.recovering import take_undispatched
 from sessions_app.services.sessions import create_session
 
 pytestmark = pytest.mark.django_db
@@ -54,8 +54,22 @@ def test_a_run_waits_for_those_before_it(session: AgentSession) -> None:
     claim = claim_run(run_id=first, worker="w")
     assert claim_run(run_id=second, worker="w") is None
     assert claim is not None
-    assert finish_run(claim=claim, status=RunStatus.SUCCEEDED, step=terminal()).next_run == second
+    assert take_next(session.pk) is None
+    finish_run(claim=claim, status=RunStatus.SUCCEEDED, step=terminal())
+    found = take_next(session.pk)
+    assert found is not None
+    assert found[0] == second
+    assert take_next(session.pk) is None  # it is on its way
     assert claim_run(run_id=second, worker="w") is not None
+
+
+def test_a_message_that_comes_right_after_a_turn_is_dispatched_once(session: AgentSession) -> None:
+    claim = claim_run(run_id=accept(session), worker="w")
+    assert claim is not None
+    finish_run(claim=claim, status=RunStatus.SUCCEEDED, step=terminal())
+    turn = accept_turn(user=session.owner, session_id=session.pk, message="and now?")
+    assert turn.is_first  # so the gateway sends it; the worker of the turn before, which looks only now, must not
+    assert take_next(session.pk) is None
 
 
 def test_several_runs_are_claimed_together(user: Any) -> None:

@@ -121,7 +121,8 @@ def test_the_list_takes_a_constant_number_of_queries(api: APIClient, user: Any) 
     def queries() -> int:
         with CaptureQueriesContext(connection) as captured:
             api.get("/sessions?limit=100")
-        return len(captured)
+        # The limits are read now and then, by whatever request comes first.
+        return sum("monitoring_quota" not in query["sql"] for query in captured)
 
     create_session(owner=user)
     few = queries()

@@ -69,7 +69,6 @@ SELECT * FROM monitoring_reserve(
     %(session_id)s, %(run_id)s, %(epoch)s, %(purpose)s, %(model)s,
     %(input)s::integer, %(output)s::integer, %(min_output)s::integer, %(input_price)s::bigint, %(output_price)s::bigint)
 """
-_OPENINGS = 3  # an account may be missing again: a period ended, or a quota was added
 
 
 def reserve(call: ModelCall) -> Reserved:
@@ -91,19 +90,14 @@ def reserve(call: ModelCall) -> Reserved:
         "input_price": rates.input,
         "output_price": rates.output,
     }
-    for _ in range(_OPENINGS):
-        with connection.cursor() as cursor:
-            cursor.execute(_RESERVE, values)
-            status, reservation_id, output, quota_id, subject, needed, left, warnings = cursor.fetchone()
-            if status == "unopened":
-                cursor.execute("SELECT monitoring_open_accounts(%s, %s)", [call.session_id, call.run_id])
-                continue
-        if status == "stale":
-            raise StaleEpochError()
-        if status == "refused":
-            raise _exceeded(quota_id, subject, needed, left)
-        return Reserved(reservation_id, output, prices, _warnings(warnings))
-    raise RuntimeError("The accounts of a session are not there although they were opened.")
+    with connection.cursor() as cursor:
+        cursor.execute(_RESERVE, values)
+        status, reservation_id, output, quota_id, subject, needed, left, warnings = cursor.fetchone()
+    if status == "stale":
+        raise StaleEpochError()
+    if status == "refused":
+        raise _exceeded(quota_id, subject, needed, left)
+    return Reserved(reservation_id, output, prices, _warnings(warnings))
 
 
 def _exceeded(quota_id: int, subject: str, needed: int, left: int) -> BudgetExceededError:

@@ -2,6 +2,9 @@
 -- It lives in the database so that the accounts and the usage records cannot disagree, whoever writes the records.
 --
 -- Whoever locks several accounts locks them by quota, subject and period, so that no two wait for each other.
+--
+-- What each turn calls has its statements planned once: for a list of accounts whose length is not known Postgres would
+-- plan them anew each time, which costs as much again as running them.
 -- A change of this file needs a migration that runs it again.
 
 -- Whom a model call counts for.
@@ -65,55 +68,72 @@ BEGIN
     RETURN total;
 END $$;
 
--- Make the accounts that a call needs, and sum up what was used before they were there. Settling one takes its row's
--- lock, so that under it the sum misses no record and counts none twice.
-CREATE OR REPLACE FUNCTION monitoring_open_accounts(in_session uuid, in_run uuid) RETURNS void LANGUAGE plpgsql AS $$
+-- The accounts that a model call counts for at a time; those that are not there yet are made, not counted.
+CREATE OR REPLACE FUNCTION monitoring_accounts(
+    owner_id bigint, agent_type_id bigint, session_id uuid, run_id uuid, at timestamptz
+) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
-    own record;
-    budget record;
-    account monitoring_account;
+    ids bigint[];
+    is_one_missing boolean;
 BEGIN
-    SELECT s.owner_id, s.agent_type_id INTO own FROM sessions_app_agentsession s WHERE s.id = in_session;
-    FOR budget IN
-        SELECT b.*, q.measure, q.period
-        FROM monitoring_budgets(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp()) b
-        JOIN monitoring_quota q ON q.id = b.quota_id ORDER BY b.quota_id, b.subject
-        FOR KEY SHARE OF q  -- one that is deleted meanwhile gets no account
-    LOOP
+    SELECT array_agg(a.id), bool_or(a.id IS NULL) INTO ids, is_one_missing
+    FROM monitoring_budgets($1, $2, $3, $4, $5) b
+    LEFT JOIN monitoring_account a ON (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start);
+    IF is_one_missing THEN
         INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
-        VALUES (budget.quota_id, budget.subject, budget.period_start, 0, 0, 0, false) ON CONFLICT DO NOTHING;
-        SELECT * INTO account FROM monitoring_account a
-        WHERE (a.quota_id, a.subject, a.period_start) = (budget.quota_id, budget.subject, budget.period_start)
-        FOR UPDATE;
-        IF NOT account.is_counted THEN
-            UPDATE monitoring_account SET is_counted = true,
-                used = monitoring_sum(budget.measure, budget.period, budget.subject, budget.period_start)
-            WHERE id = account.id;
-        END IF;
-    END LOOP;
+        SELECT b.quota_id, b.subject, b.period_start, 0, 0, 0, false
+        FROM monitoring_budgets($1, $2, $3, $4, $5) b
+        JOIN monitoring_quota q ON q.id = b.quota_id
+        WHERE NOT EXISTS (
+            SELECT 1 FROM monitoring_account a
+            WHERE (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start))
+        ORDER BY 1, 2
+        FOR KEY SHARE OF q  -- one that is deleted meanwhile gets no account
+        ON CONFLICT DO NOTHING;
+        SELECT array_agg(a.id) INTO ids
+        FROM monitoring_budgets($1, $2, $3, $4, $5) b
+        JOIN monitoring_account a ON (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start);
+    END IF;
+    RETURN COALESCE(ids, '{}');
+END $$;
+
+-- Sum up what was used before an account was there; the caller holds its row's lock. So does whoever settles a record:
+-- under the lock the sum misses no record and counts none twice.
+CREATE OR REPLACE FUNCTION monitoring_count(in_account bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    total bigint;
+BEGIN
+    UPDATE monitoring_account a
+    SET is_counted = true, used = monitoring_sum(q.measure, q.period, a.subject, a.period_start)
+    FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = in_account
+    RETURNING a.used INTO total;
+    RETURN total;
 END $$;
 
 -- Reserve a call's worst case in every account that it counts for, or in none. Prices are millionths of the currency
 -- for a million tokens. If the wanted output does not fit, it shrinks, down to `min_output`.
 --
--- status: granted; refused (`quota_id`, `subject` and `room` tell where, `needed` what is the least); unopened (an
--- account is missing: open them and ask again); stale (the session has another writer by now, or is gone).
+-- status: granted; refused (`quota_id`, `subject` and `room` tell where, `needed` what is the least); stale (the session
+-- has another writer by now, or is gone).
 CREATE OR REPLACE FUNCTION monitoring_reserve(
     in_session uuid, in_run uuid, in_epoch bigint, in_purpose text, in_model text,
     in_input integer, in_output integer, min_output integer, input_price bigint, output_price bigint
 ) RETURNS TABLE (
     status text, reservation_id bigint, output_tokens integer, quota_id bigint, subject text, needed bigint, room bigint,
     warnings jsonb
-) LANGUAGE plpgsql AS $$
+) LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
     own record;
-    budget record;
-    account monitoring_account;
-    ids bigint[] := '{}';
+    account record;
+    ids bigint[];
+    unwarned bigint[] := '{}';
     input_cost bigint := ceil(in_input::numeric * input_price / 1000000);
     least_cost bigint := input_cost + ceil(min_output::numeric * output_price / 1000000);
+    most_cost bigint := input_cost + ceil(in_output::numeric * output_price / 1000000);
     granted bigint := in_output;
+    left_over bigint;
+    most bigint;
     fits bigint;
     cost bigint;
 BEGIN
@@ -123,35 +143,35 @@ BEGIN
         RETURN NEXT;
         RETURN;
     END IF;
-    FOR budget IN
-        SELECT b.*, q.measure, q.action, monitoring_limit_units(q.measure, q."limit") AS units
-        FROM monitoring_budgets(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp()) b
-        JOIN monitoring_quota q ON q.id = b.quota_id ORDER BY b.quota_id, b.subject
+    ids := monitoring_accounts(own.owner_id, own.agent_type_id, in_session, in_run, clock_timestamp());
+    FOR account IN
+        SELECT a.*, q.measure, q.action, q.warn_percent, monitoring_limit_units(q.measure, q."limit") + a.extra AS units
+        FROM monitoring_account a JOIN monitoring_quota q ON q.id = a.quota_id WHERE a.id = ANY(ids)
+        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE OF a
     LOOP
-        SELECT * INTO account FROM monitoring_account a
-        WHERE (a.quota_id, a.subject, a.period_start) = (budget.quota_id, budget.subject, budget.period_start)
-        FOR UPDATE;
-        IF NOT FOUND OR NOT account.is_counted THEN
-            status := 'unopened';
-            RETURN NEXT;
-            RETURN;
+        IF NOT account.is_counted THEN
+            account.used := monitoring_count(account.id);
         END IF;
-        ids := ids || account.id;
-        CONTINUE WHEN budget.action = 'warn';
-        fits := budget.units + account.extra - account.used - account.reserved;
-        IF budget.measure = 'tokens' THEN
-            fits := fits - in_input;
+        left_over := account.units - account.used - account.reserved;
+        -- At most so much is taken; whether that is enough for a warning is known below.
+        most := monitoring_units(account.measure, in_input + in_output, most_cost);
+        IF account.warned_at IS NULL AND (account.units - left_over + most) * 100 >= account.units * account.warn_percent THEN
+            unwarned := unwarned || account.id;
+        END IF;
+        CONTINUE WHEN account.action = 'warn';
+        IF account.measure = 'tokens' THEN
+            fits := left_over - in_input;
         ELSIF output_price > 0 THEN
-            fits := floor((fits - input_cost)::numeric * 1000000 / output_price);
+            fits := floor((left_over - input_cost)::numeric * 1000000 / output_price);
         ELSE
-            fits := CASE WHEN fits >= input_cost THEN in_output ELSE -1 END;
+            fits := CASE WHEN left_over >= input_cost THEN in_output ELSE -1 END;
         END IF;
         IF fits < granted THEN
             granted := fits;
-            quota_id := budget.quota_id;
-            subject := budget.subject;
-            room := budget.units + account.extra - account.used - account.reserved;
-            needed := monitoring_units(budget.measure, in_input + min_output, least_cost);
+            quota_id := account.quota_id;
+            subject := account.subject;
+            room := left_over;
+            needed := monitoring_units(account.measure, in_input + min_output, least_cost);
         END IF;
     END LOOP;
     IF granted < LEAST(min_output, in_output) THEN
@@ -170,29 +190,41 @@ BEGIN
         UPDATE monitoring_account a
         SET reserved = a.reserved + monitoring_units(q.measure, in_input + granted, cost)
         FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(ids);
-        WITH warned AS (
-            UPDATE monitoring_account a SET warned_at = clock_timestamp()
-            FROM monitoring_quota q
-            WHERE q.id = a.quota_id AND a.id = ANY(ids) AND a.warned_at IS NULL
-                AND (a.used + a.reserved) * 100 >= (monitoring_limit_units(q.measure, q."limit") + a.extra) * q.warn_percent
-            RETURNING a.quota_id, a.subject, a.used + a.reserved AS taken,
-                monitoring_limit_units(q.measure, q."limit") + a.extra AS units
-        )
-        SELECT jsonb_agg(jsonb_build_object(
-            'quota_id', w.quota_id, 'subject', w.subject, 'taken', w.taken, 'units', w.units)) INTO warnings FROM warned w;
+        IF unwarned <> '{}' THEN
+            WITH warned AS (
+                UPDATE monitoring_account a SET warned_at = clock_timestamp()
+                FROM monitoring_quota q
+                WHERE q.id = a.quota_id AND a.id = ANY(unwarned) AND (a.used + a.reserved) * 100
+                    >= (monitoring_limit_units(q.measure, q."limit") + a.extra) * q.warn_percent
+                RETURNING a.quota_id, a.subject, a.used + a.reserved AS taken,
+                    monitoring_limit_units(q.measure, q."limit") + a.extra AS units
+            )
+            SELECT jsonb_agg(jsonb_build_object(
+                'quota_id', w.quota_id, 'subject', w.subject, 'taken', w.taken, 'units', w.units)) INTO warnings
+            FROM warned w;
+        END IF;
     END IF;
     RETURN NEXT;
 END $$;
 
+-- Lock accounts, all in the one order.
+CREATE OR REPLACE FUNCTION monitoring_lock(in_ids bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF cardinality(in_ids) > 1 THEN  -- one alone is locked by what follows
+        PERFORM 1 FROM monitoring_account a WHERE a.id = ANY(in_ids)
+        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE;
+    END IF;
+END $$;
+
 -- Take a reservation back from its accounts and forget it.
-CREATE OR REPLACE FUNCTION monitoring_release(in_reservation bigint) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION monitoring_release(in_reservation bigint) RETURNS void
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     reservation monitoring_reservation;
 BEGIN
     DELETE FROM monitoring_reservation WHERE id = in_reservation RETURNING * INTO reservation;
     IF FOUND THEN
-        PERFORM 1 FROM monitoring_account a WHERE a.id = ANY(reservation.account_ids)
-        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE;
+        PERFORM monitoring_lock(reservation.account_ids);
         UPDATE monitoring_account a
         SET reserved = a.reserved - monitoring_units(
             q.measure, reservation.input_tokens + reservation.output_tokens, reservation.cost)
@@ -200,38 +232,32 @@ BEGIN
     END IF;
 END $$;
 
--- A usage record settles its reservation, and is added to the accounts of its own time. One that is not counted yet
+-- A usage record takes its reservation back, and is added to the accounts of its own time. One that is not counted yet
 -- finds this record when it is.
-CREATE OR REPLACE FUNCTION monitoring_settle() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION monitoring_settle() RETURNS trigger
+LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
-    account record;
+    reservation monitoring_reservation;
+    reserved_ids bigint[] := '{}';
+    ids bigint[] := monitoring_accounts(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at);
 BEGIN
     IF NEW.reservation_id IS NOT NULL THEN
-        PERFORM monitoring_release(NEW.reservation_id);
-    END IF;
-    INSERT INTO monitoring_account (quota_id, subject, period_start, used, reserved, extra, is_counted)
-    SELECT b.quota_id, b.subject, b.period_start, 0, 0, 0, false
-    FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
-    JOIN monitoring_quota q ON q.id = b.quota_id
-    WHERE NOT EXISTS (
-        SELECT 1 FROM monitoring_account a
-        WHERE (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start))
-    ORDER BY 1, 2 FOR KEY SHARE OF q ON CONFLICT DO NOTHING;
-    FOR account IN
-        SELECT a.id, a.is_counted, q.measure
-        FROM monitoring_budgets(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at) b
-        JOIN monitoring_account a
-            ON (a.quota_id, a.subject, a.period_start) = (b.quota_id, b.subject, b.period_start)
-        JOIN monitoring_quota q ON q.id = a.quota_id
-        ORDER BY a.quota_id, a.subject, a.period_start FOR UPDATE OF a
-    LOOP
-        IF account.is_counted THEN
-            UPDATE monitoring_account a
-            SET used = a.used + monitoring_units(
-                account.measure, NEW.input_tokens::bigint + NEW.output_tokens, (NEW.cost * 1000000)::bigint)
-            WHERE a.id = account.id;
+        DELETE FROM monitoring_reservation WHERE id = NEW.reservation_id RETURNING * INTO reservation;
+        IF FOUND THEN
+            reserved_ids := reservation.account_ids;
         END IF;
-    END LOOP;
+    END IF;
+    IF ids <> reserved_ids THEN
+        PERFORM monitoring_lock(ids || reserved_ids);
+    ELSE
+        PERFORM monitoring_lock(ids);
+    END IF;
+    UPDATE monitoring_account a
+    SET reserved = a.reserved - CASE WHEN a.id = ANY(reserved_ids) THEN monitoring_units(
+            q.measure, reservation.input_tokens + reservation.output_tokens, reservation.cost) ELSE 0 END,
+        used = a.used + CASE WHEN a.id = ANY(ids) AND a.is_counted THEN monitoring_units(
+            q.measure, NEW.input_tokens::bigint + NEW.output_tokens, (NEW.cost * 1000000)::bigint) ELSE 0 END
+    FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(ids || reserved_ids);
     RETURN NULL;
 END $$;
 

@@ -103,7 +103,7 @@ def decisions_of(slots: Any, repetitions: int, *, held: int, waiting: int) -> It
     for _ in range(repetitions):
         run = uuid.uuid4()
         acquired.append(milliseconds(partial(slots.acquire, run, lane(1))))
-        confirmed.append(milliseconds(partial(slots.confirm, run)))
+        confirmed.append(milliseconds(partial(slots.confirm, [run])))
         released.append(milliseconds(partial(slots.release, run)))
     for run in reversed(others):  # those that wait first
         slots.release(run)

@@ -70,10 +70,12 @@ def acquire(run_id: uuid.UUID, lane: str) -> Acquired:
     return Acquired(answer.get("position"), [run for run in _ids(answer, "granted") if run != run_id])
 
 
-def confirm(run_id: uuid.UUID) -> str | None:
-    """A worker is about to claim the run: its slot now lasts as long as the lease. The lane; None if it has no slot."""
-    lane: str | None = _decide("confirm", run=str(run_id), seconds=_lease_seconds()).get("lane")
-    return lane
+def confirm(run_ids: Iterable[uuid.UUID]) -> dict[uuid.UUID, str]:
+    """A worker is about to claim these runs: their slots now last as long as the lease. The lanes of those that have a
+    slot."""
+    answer = _decide("confirm", runs=[str(run_id) for run_id in run_ids], seconds=_lease_seconds())
+    lanes: Mapping[str, str] = answer["lanes"] or {}  # an empty table of Lua is {} or [] in JSON
+    return {uuid.UUID(run): lane for run, lane in lanes.items()}
 
 
 def renew(lanes: Mapping[uuid.UUID, str]) -> list[uuid.UUID]:

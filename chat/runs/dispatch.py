@@ -52,13 +52,13 @@ def _take_slot(run_id: uuid.UUID, placement: Placement | None, give: Callable[[s
     queue = queue_for(placement.required)
     try:
         if placement.required and not is_served(queue):  # what nobody takes shall hold no slot
-            mark_undispatched(run_id=run_id)
+            mark_undispatched([run_id])
             tell_position(run_id, NO_WORKER)
             return
         acquired = slots.acquire(run_id, slots.lane_of(placement))
     except (RedisError, OSError) as error:
         logger.warning("No slot can be had for run %s, the sweeper will try again: %s", run_id, error)
-        mark_undispatched(run_id=run_id)
+        mark_undispatched([run_id])
         return
     if acquired.position is None:
         give(queue, run_id)
@@ -159,8 +159,7 @@ def _send_again(queue: str, run_ids: Sequence[uuid.UUID]) -> None:
         _send(queue, run_ids, retry=True)
     except (OperationalError, OSError) as error:
         logger.warning("The broker takes nothing, the sweeper will dispatch %s: %s", _listed(run_ids), error)
-        for run_id in run_ids:
-            mark_undispatched(run_id=run_id)
+        mark_undispatched(run_ids)
 
 
 def _listed(run_ids: Sequence[uuid.UUID]) -> str:

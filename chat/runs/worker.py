@@ -147,8 +147,7 @@ class WorkerHost:
     def _take(self, run_ids: Sequence[uuid.UUID]) -> Iterator[_Taken]:
         """Those that are ours now, each as soon as it is read."""
         try:
-            lanes = {run_id: lane for run_id in run_ids if (lane := self._confirm_slot(run_id))}
-            if lanes:
+            if lanes := self._confirm_slots(run_ids):
                 yield from self._claim(lanes)
         except DATABASE_DOWN as error:
             mend_pool()
@@ -156,20 +155,20 @@ class WorkerHost:
         finally:
             close_old_connections()  # this thread waits now; its connection serves others meanwhile
 
-    def _confirm_slot(self, run_id: uuid.UUID) -> str | None:
-        """The lane of the run's slot; None if this worker is not to take the run now."""
+    def _confirm_slots(self, run_ids: Sequence[uuid.UUID]) -> dict[uuid.UUID, str]:
+        """The lanes of the runs' slots; those that this worker is not to take now are missing."""
         if self._is_draining:
-            mark_undispatched(run_id=run_id)
-            return None
+            mark_undispatched(run_ids)
+            return {}
         try:
-            lane = slots.confirm(run_id)
+            lanes = slots.confirm(run_ids)
         except (RedisError, OSError) as error:
-            logger.warning("Run %s: its slot cannot be seen, the sweeper will send it again: %s", run_id, error)
-            mark_undispatched(run_id=run_id)
-            return None
-        if lane is None:
+            logger.warning("The slots of %d runs cannot be seen, the sweeper sends them again: %s", len(run_ids), error)
+            mark_undispatched(run_ids)
+            return {}
+        for run_id in set(run_ids) - lanes.keys():
             dispatch(run_id)  # its slot has expired or is lost: it has to ask again
-        return lane
+        return lanes
 
     def _claim(self, lanes: dict[uuid.UUID, str]) -> Iterator[_Taken]:
         fail_point("before_claim")

@@ -280,13 +280,17 @@ function operations.acquire()
     return {granted = granted, is_granted = is_granted, position = not is_granted and position_of(run) or nil}
 end
 
--- {run, seconds}: its worker is there, from now on the slot lasts as long as the lease; the lane, if there is a slot.
+-- {runs, seconds}: their worker is there, from now on the slots last as long as the lease; the lanes of those that have
+-- one.
 function operations.confirm()
-    if not redis.call('ZSCORE', HELD, asked.run) then
-        return {}
+    local lanes = {}
+    for _, run in ipairs(asked.runs) do
+        if redis.call('ZSCORE', HELD, run) then
+            redis.call('ZADD', HELD, now + asked.seconds * SECOND, run)
+            lanes[run] = redis.call('HGET', LANE_OF, run)
+        end
     end
-    redis.call('ZADD', HELD, now + asked.seconds * SECOND, asked.run)
-    return {lane = redis.call('HGET', LANE_OF, asked.run)}
+    return {lanes = lanes}
 end
 
 -- {runs, seconds, grant_seconds}: they are still at work.

@@ -39,9 +39,9 @@ def take_next(session_id: uuid.UUID) -> tuple[uuid.UUID, Placement] | None:
     return run_id, Placement(owner_id, agent_type_id, tuple(orjson.loads(required)), tuple(group_ids))
 
 
-def mark_undispatched(*, run_id: uuid.UUID) -> None:
-    """The broker did not take it: the sweeper dispatches it."""
-    Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
+def mark_undispatched(run_ids: Collection[uuid.UUID]) -> None:
+    """The broker did not take them: the sweeper dispatches them."""
+    Run.objects.filter(pk__in=run_ids, status=RunStatus.QUEUED).update(dispatched_at=None)
 
 
 @transaction.atomic

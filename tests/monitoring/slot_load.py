@@ -67,7 +67,7 @@ class Party:
         return uuid.UUID(body[0][0])
 
     def _work(self, run_id: uuid.UUID) -> None:
-        if slots.confirm(run_id) is None:
+        if not slots.confirm([run_id]):
             dispatch.dispatch(run_id)
             return
         claim = claiming.claim_run(run_id=run_id, worker="w")

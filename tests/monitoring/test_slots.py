@@ -174,9 +174,8 @@ def test_a_slot_that_is_released_goes_to_the_next_one() -> None:
 def test_a_worker_confirms_a_slot_and_not_a_place_in_the_queue() -> None:
     limit(1)
     run, waiting = burst(SITE, 2)
-    assert slots.confirm(run) == SITE
-    assert slots.confirm(waiting) is None
-    assert slots.confirm(uuid.uuid4()) is None
+    assert slots.confirm([run, waiting, uuid.uuid4()]) == {run: SITE}
+    assert slots.confirm([waiting]) == {}
 
 
 def test_a_grant_that_nobody_claims_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,14 +192,14 @@ def test_a_grant_that_nobody_claims_comes_back(monkeypatch: pytest.MonkeyPatch) 
 def test_a_renewed_slot_outlives_its_lease_and_another_does_not(settings: Any) -> None:
     settings.RUN_LEASE_SECONDS = 0.1
     kept, lost = burst(SITE, 2)
-    assert slots.confirm(kept) == slots.confirm(lost) == SITE
+    assert slots.confirm([kept, lost]) == {kept: SITE, lost: SITE}
 
     def is_one_left() -> bool:
         slots.renew({kept: SITE})
         return held() == 1
 
     wait_until(is_one_left)
-    assert slots.confirm(kept) == SITE
+    assert slots.confirm([kept]) == {kept: SITE}
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 10.0) -> None:
@@ -303,7 +302,7 @@ def test_after_a_flush_the_slots_are_rebuilt_before_anybody_gets_one(session: Ag
     _, answer = acquire(lane(7))
     assert answer.position == 1
     mine = f"site,user:{user.pk},agent_type:{session.agent_type_id}"
-    assert slots.confirm(run.pk) == mine
+    assert slots.confirm([run.pk]) == {run.pk: mine}
 
 
 def test_a_flush_forgets_no_group(session: AgentSession, user: Any) -> None:
@@ -348,7 +347,7 @@ def test_when_redis_was_out_of_reach_runs_at_work_keep_their_slots(session: Agen
     redis.zadd(f"{slots.PREFIX}held", {str(run.pk): 1})  # its slot has run out,
     redis.set(f"{slots.PREFIX}asked", 1)  # for nobody has asked since
     assert acquire(SITE)[1].position == 1
-    assert slots.confirm(run.pk) is not None
+    assert slots.confirm([run.pk])
 
 
 def test_the_lane_of_a_turn_comes_with_its_acceptance(user: Any, session: AgentSession) -> None:

@@ -54,10 +54,10 @@ def check_registries(**kwargs: Any) -> Messages:
 
 
 def check_pool(**kwargs: Any) -> Messages:
-    if settings.DATABASE_POOL_SIZE >= settings.DATABASE_THREADS:
+    if settings.DATABASE_POOL_SIZE > settings.DATABASE_THREADS:
         return []
     hint = "Raise DATABASE_POOL_SIZE or lower DATABASE_THREADS."
-    text = "The database pool has fewer connections than the process has database threads."
+    text = "The database pool has no more connections than the process has database threads, each of which keeps one."
     return [Error(text, hint=hint, id="agentsite.E004")]
 
 

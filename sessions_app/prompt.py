@@ -42,37 +42,82 @@ class Newest:
     is_all: bool
 
 
-def newest_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int, first_turn: int = 0) -> Newest:
-    """The newest messages up to a turn whose stored token counts fit; that turn's own always.
+@dataclass(frozen=True)
+class Wanted:
+    """The newest messages of a session, from `first_turn` up to `turn`, whose stored token counts fit `max_tokens`;
+    that turn's own always."""
 
-    Reads no more than that: the time depends on the budget, not on the length of the history.
-    """
-    chosen: list[PromptMessage] = []
-    used = 0
-    while True:
-        page = _page(session_id, first_turn, turn, before=chosen[-1] if chosen else None)
+    session_id: uuid.UUID
+    turn: int
+    max_tokens: int
+    first_turn: int = 0
+
+
+def newest_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int, first_turn: int = 0) -> Newest:
+    """Reads no more than is Wanted: the time depends on the budget, not on the length of the history."""
+    return newest_of([Wanted(session_id, turn, max_tokens, first_turn)])[0]
+
+
+def newest_of(wanted: Sequence[Wanted]) -> list[Newest]:
+    """Of several sessions, with as many statements as one of them would take."""
+    readings = [_Reading(each) for each in wanted]
+    while unfinished := [reading for reading in readings if reading.newest is None]:
+        for reading, page in zip(unfinished, _pages(unfinished), strict=True):
+            reading.take(page)
+    return [reading.newest for reading in readings if reading.newest is not None]
+
+
+class _Reading:
+    """How far one of them has come; `newest` when it is done."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.wanted = wanted
+        self.newest: Newest | None = None
+        self._chosen: list[PromptMessage] = []
+        self._used = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Turn and position before which it goes on."""
+        last = self._chosen[-1] if self._chosen else None
+        return (last.turn, last.position) if last else (self.wanted.turn + 1, 0)
+
+    def take(self, page: Sequence[PromptMessage]) -> None:
         for message in page:
-            used += message.token_count
-            if used > max_tokens and message.turn != turn:
-                return Newest(chosen[::-1], is_all=False)
-            chosen.append(message)
+            self._used += message.token_count
+            if self._used > self.wanted.max_tokens and message.turn != self.wanted.turn:
+                self.newest = Newest(self._chosen[::-1], is_all=False)
+                return
+            self._chosen.append(message)
         if len(page) < _PAGE:
-            return Newest(chosen[::-1], is_all=True)
+            self.newest = Newest(self._chosen[::-1], is_all=True)
 
 
 _COLUMNS = ", ".join(PROMPT_COLUMNS)
 _NEWEST = f"""
-SELECT {_COLUMNS} FROM sessions_app_message
-WHERE session_id = %s AND turn >= %s AND (turn, position) < (%s, %s)
-ORDER BY turn DESC, position DESC LIMIT %s
+SELECT {_COLUMNS}, number
+FROM unnest(%s::uuid[], %s::integer[], %s::integer[], %s::integer[]) WITH ORDINALITY
+    AS wanted(session_id, first_turn, before_turn, before_position, number)
+CROSS JOIN LATERAL (
+    SELECT {_COLUMNS} FROM sessions_app_message m
+    WHERE m.session_id = wanted.session_id AND m.turn >= wanted.first_turn
+        AND (m.turn, m.position) < (wanted.before_turn, wanted.before_position)
+    ORDER BY m.turn DESC, m.position DESC LIMIT {_PAGE}
+) newest
+ORDER BY number, turn DESC, position DESC
 """  # noqa: S608 (the columns are our own)
 
 
-def _page(session_id: uuid.UUID, first_turn: int, turn: int, *, before: PromptMessage | None) -> list[PromptMessage]:
-    place = (before.turn, before.position) if before else (turn + 1, 0)
+def _pages(readings: Sequence[_Reading]) -> list[list[PromptMessage]]:
+    sessions = [reading.wanted.session_id for reading in readings]
+    first_turns = [reading.wanted.first_turn for reading in readings]
+    turns, positions = zip(*(reading.place for reading in readings), strict=True)
+    pages: list[list[PromptMessage]] = [[] for _ in readings]
     with connection.cursor() as cursor:
-        cursor.execute(_NEWEST, [session_id, first_turn, *place, _PAGE])
-        return as_prompt_messages(cursor.fetchall())
+        cursor.execute(_NEWEST, [sessions, first_turns, list(turns), list(positions)])
+        for *columns, number in cursor.fetchall():
+            pages[number - 1] += as_prompt_messages([columns])
+    return pages
 
 
 def as_prompt_messages(rows: Sequence[Sequence[Any]]) -> list[PromptMessage]:

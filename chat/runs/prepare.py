@@ -68,6 +68,10 @@ class Preparations:
         self._kept[session_id] = Prepared(session.epoch, session.next_turn, newest, time.monotonic(), draft)
         return endpoint_of(session.agent_type), draft
 
+    def has(self, session_id: uuid.UUID) -> bool:
+        """Something that `take` may give."""
+        return session_id in self._kept
+
     def take(self, session_id: uuid.UUID, *, epoch: int, turn: int) -> Prepared | None:
         """What was read before this turn, if nothing has happened in the session since they were read."""
         prepared = self._kept.pop(session_id, None)

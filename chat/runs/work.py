@@ -1,5 +1,7 @@
 """What a claimed run begins with: the messages that the model will see, and what an earlier worker left undone."""
 
+import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
@@ -18,7 +20,7 @@ from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
 from sessions_app.models.tool_call import APPROVAL_DECISIONS
-from sessions_app.prompt import Newest, PromptMessage, newest_messages
+from sessions_app.prompt import Newest, PromptMessage, Wanted, newest_messages, newest_of
 from sessions_app.services.claiming import Claim
 from sessions_app.services.effects import OpenCall, take_over_calls
 
@@ -31,10 +33,11 @@ OUTCOME_UNKNOWN = (
 class Work:
     """`open_calls` are the turn's tool calls without a result, by id."""
 
-    def __init__(self, claim: Claim) -> None:
+    def __init__(self, claim: Claim, newest: Newest | None = None) -> None:
+        """`newest`: what `read_newest` has found, else it is read now."""
         self.claim = claim
         self._ratio = ratio_of(claim.agent.model or settings.AGENT_MODEL)
-        self._newest = _read_messages(claim, budget_of(claim.agent, ratio=self._ratio).room)
+        self._newest = newest or _read_messages(claim, _room_of(claim))
         turn = [message for message in self._newest.messages if message.turn == claim.turn]
         self.message = turn[0]
         self.places = _places_of_open_calls(turn)
@@ -109,6 +112,17 @@ class Work:
             take_steering=take_steering,
             reserve=reserve,
         )
+
+
+def read_newest(claims: Sequence[Claim]) -> dict[uuid.UUID, Newest]:
+    """The conversations up to these turns, by run, in one go; without those that may have been read ahead."""
+    unknown = [claim for claim in claims if not preparations.has(claim.session_id)]
+    wanted = [Wanted(claim.session_id, claim.turn, _room_of(claim)) for claim in unknown]
+    return {claim.run_id: newest for claim, newest in zip(unknown, newest_of(wanted), strict=True)}
+
+
+def _room_of(claim: Claim) -> int:
+    return budget_of(claim.agent, ratio=ratio_of(claim.agent.model or settings.AGENT_MODEL)).room
 
 
 def _read_messages(claim: Claim, max_tokens: int) -> Newest:

@@ -34,7 +34,7 @@ from chat.runs.execute import Execution
 from chat.runs.hints import WORKERS
 from chat.runs.persistence import DATABASE_DOWN
 from chat.runs.prepare import endpoints_in_use, preparations, warm_up_endpoints
-from chat.runs.work import Work
+from chat.runs.work import Work, read_newest
 from chat.stream.redis import client
 from chat.stream.writer import StreamWriter
 from monitoring import slots
@@ -42,6 +42,7 @@ from monitoring.speculation import speculation
 from monitoring.workers import HEARTBEAT_SECONDS, beat
 from sessions_app.errors import StaleEpochError
 from sessions_app.failpoints import fail_point
+from sessions_app.prompt import Newest
 from sessions_app.services import cancelling, claiming
 from sessions_app.services.dispatching import mark_undispatched
 from sessions_app.services.recording import Aftermath
@@ -177,8 +178,9 @@ class WorkerHost:
         fail_point("after_claim")
         for run_id in lanes.keys() - {claim.run_id for claim in claims}:
             release_unless_running(run_id)
+        read = _read_together(claims)
         for claim in claims:
-            if (work := _read_work(claim)) is not None:
+            if (work := _read_work(claim, read.get(claim.run_id))) is not None:
                 yield _Taken(work, lanes[claim.run_id], lease_until)
 
     def drain(self) -> None:
@@ -357,10 +359,19 @@ class WorkerHost:
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
-def _read_work(claim: claiming.Claim) -> Work | None:
+def _read_together(claims: Sequence[claiming.Claim]) -> dict[uuid.UUID, Newest]:
+    """The conversations of a burst in one go. What goes wrong with that is seen when each is read by itself."""
+    try:
+        return read_newest(claims) if len(claims) > 1 else {}
+    except Exception as error:
+        logger.warning("Conversations are read one by one: %s", _first_line(error))
+        return {}
+
+
+def _read_work(claim: claiming.Claim, newest: Newest | None) -> Work | None:
     """What one cannot be begun with is no other's business: its lease runs out, and the sweeper sees to it."""
     try:
-        return Work(claim)
+        return Work(claim, newest)
     except StaleEpochError:
         return None
     except DATABASE_DOWN as error:

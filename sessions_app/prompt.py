@@ -94,9 +94,10 @@ class _Reading:
 
 
 _COLUMNS = ", ".join(PROMPT_COLUMNS)
+# As subqueries the lists have no length that Postgres could see: else it would plan this anew for each.
 _NEWEST = f"""
 SELECT {_COLUMNS}, number
-FROM unnest(%s::uuid[], %s::integer[], %s::integer[], %s::integer[]) WITH ORDINALITY
+FROM unnest((SELECT %s::uuid[]), (SELECT %s::integer[]), (SELECT %s::integer[]), (SELECT %s::integer[])) WITH ORDINALITY
     AS wanted(session_id, first_turn, before_turn, before_position, number)
 CROSS JOIN LATERAL (
     SELECT {_COLUMNS} FROM sessions_app_message m

@@ -41,31 +41,44 @@ CREATE OR REPLACE FUNCTION monitoring_limit_units(measure text, amount numeric) 
     SELECT floor(CASE measure WHEN 'cost' THEN amount * 1000000 ELSE amount END)::bigint
 $$;
 
--- What one subject has used in a period, by the usage records.
+-- What one subject has used in a period, by the usage records. A query for each kind, so that each is planned once.
 CREATE OR REPLACE FUNCTION monitoring_sum(measure text, period text, subject text, period_start timestamptz)
-RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+RETURNS bigint LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     kind text := split_part(subject, ':', 1);
-    id text := split_part(subject, ':', 2);
+    key text := split_part(subject, ':', 2);
     period_end timestamptz := CASE WHEN period = 'total' THEN 'infinity'
         ELSE (period_start AT TIME ZONE 'UTC' + ('1 ' || period)::interval) AT TIME ZONE 'UTC' END;
-    condition text := CASE kind
-        WHEN 'site' THEN ''
-        WHEN 'user' THEN 'owner_id = $3::bigint AND '
-        WHEN 'agent_type' THEN 'agent_type_id = $3::bigint AND '
-        WHEN 'session' THEN 'session_id = $3::uuid AND '
-        WHEN 'run' THEN 'run_id = $3::uuid AND '
-        WHEN 'group' THEN 'owner_id IN (SELECT user_id FROM auth_user_groups WHERE group_id = $3::integer) AND '
-    END;
-    amount text := CASE measure WHEN 'cost' THEN '(cost * 1000000)::bigint'
-        ELSE 'input_tokens::bigint + output_tokens' END;
-    total bigint;
+    tokens bigint;
+    costs bigint;
 BEGIN
-    EXECUTE format(
-        'SELECT COALESCE(sum(%s), 0) FROM sessions_app_usagerecord WHERE %s created_at >= $1 AND created_at < $2',
-        amount, condition
-    ) INTO total USING period_start, period_end, id;
-    RETURN total;
+    CASE kind
+    WHEN 'site' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r WHERE r.created_at >= period_start AND r.created_at < period_end;
+    WHEN 'user' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r
+        WHERE r.owner_id = key::bigint AND r.created_at >= period_start AND r.created_at < period_end;
+    WHEN 'agent_type' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r
+        WHERE r.agent_type_id = key::bigint AND r.created_at >= period_start AND r.created_at < period_end;
+    WHEN 'session' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r
+        WHERE r.session_id = key::uuid AND r.created_at >= period_start AND r.created_at < period_end;
+    WHEN 'run' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r
+        WHERE r.run_id = key::uuid AND r.created_at >= period_start AND r.created_at < period_end;
+    WHEN 'group' THEN
+        SELECT sum(r.input_tokens::bigint + r.output_tokens), sum((r.cost * 1000000)::bigint) INTO tokens, costs
+        FROM sessions_app_usagerecord r
+        WHERE r.owner_id IN (SELECT g.user_id FROM auth_user_groups g WHERE g.group_id = key::integer)
+            AND r.created_at >= period_start AND r.created_at < period_end;
+    END CASE;
+    RETURN COALESCE(monitoring_units(measure, tokens, costs), 0);
 END $$;
 
 -- The accounts that a model call counts for at a time; those that are not there yet are made, not counted.

@@ -20,7 +20,9 @@ from sessions_app.cursor import Cursor
 logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2_000  # below redis-py's socket timeout, so that a dead connection is noticed
-TICK_SECONDS = 0.002  # after a read: more may arrive and travel together
+# After a read: more may arrive and travel together. Where little flows nobody waits for that.
+TICK_SECONDS_PER_STREAM = 0.0002
+MAX_TICK_SECONDS = 0.002
 MAX_BUFFERED = 500  # events; a client that is further behind reads the stream again, in larger batches
 RETRY_SECONDS = 0.5
 
@@ -172,7 +174,7 @@ class StreamHub:
             return
         for raw_key, entries in reply:
             self._deliver(raw_key.decode(), entries)
-        await asyncio.sleep(TICK_SECONDS)
+        await asyncio.sleep(min(len(self._watches) * TICK_SECONDS_PER_STREAM, MAX_TICK_SECONDS))
 
     def _deliver(self, key: str, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         if key not in self._positions:

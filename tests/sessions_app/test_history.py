@@ -76,7 +76,12 @@ def test_a_page_of_ten_thousand_messages_reads_a_page(api: APIClient, user: Any)
 
 def test_several_conversations_are_read_as_each_would_be(user: Any) -> None:
     short, long, none = make_history(user, 3), make_history(user, 100), make_history(user, 0)
-    wanted = [Wanted(long.pk, 100, 3_000), Wanted(none.pk, 1, 500), Wanted(short.pk, 3, 500), Wanted(long.pk, 60, 25, 59)]
+    wanted = [
+        Wanted(long.pk, 100, 3_000),
+        Wanted(none.pk, 1, 500),
+        Wanted(short.pk, 3, 500),
+        Wanted(long.pk, 60, 25, 59),
+    ]
     with CaptureQueriesContext(connection) as captured:
         found = newest_of(wanted)
     assert found == [

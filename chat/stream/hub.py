@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 BLOCK_MS = 2_000  # below redis-py's socket timeout, so that a dead connection is noticed
 # After a read: more may arrive and travel together. Where little flows nobody waits for that.
-TICK_SECONDS_PER_STREAM = 0.0002
-MAX_TICK_SECONDS = 0.002
+TICK_SECONDS_PER_STREAM = 0.0001
+MAX_TICK_SECONDS = 0.005
 MAX_BUFFERED = 500  # events; a client that is further behind reads the stream again, in larger batches
 RETRY_SECONDS = 0.5
 

@@ -259,8 +259,9 @@ def drop_open_calls(run_id: uuid.UUID) -> None:
 def remove_from_history(run_id: uuid.UUID) -> None:
     """Roll a turn back: no prompt and no history shows it any more. Its events and its usage stay on record."""
     run = Run.objects.get(pk=run_id)
-    removed, _ = Message.objects.filter(session_id=run.session_id, turn=run.turn).delete()
-    AgentSession.objects.filter(pk=run.session_id).update(message_count=F("message_count") - removed)
+    _, removed = Message.objects.filter(session_id=run.session_id, turn=run.turn).delete()
+    messages = removed.get(Message._meta.label, 0)  # index entries go with them
+    AgentSession.objects.filter(pk=run.session_id).update(message_count=F("message_count") - messages)
 
 
 def _record(

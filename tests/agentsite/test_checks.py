@@ -18,6 +18,15 @@ def test_a_model_needs_a_key_or_a_server(settings: Any) -> None:
     assert checks.check_model() == []
 
 
+def test_models_have_names(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.check_model_names() == []
+    settings.EMBEDDING_MODEL, settings.SUMMARY_MODEL = "@typo", "@default"
+    assert ids(checks.check_model_names()) == ["agentsite.E010"] * 2
+    settings.EMBEDDING_MODEL, settings.SUMMARY_MODEL = "local", "someone@home"
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert ids(checks.check_model_names()) == ["agentsite.E011"]
+
+
 def test_runtimes_and_tools_can_be_imported(settings: Any) -> None:
     assert checks.check_registries() == []
     settings.AGENT_RUNTIMES = {"x": "nowhere.Agent"}

@@ -303,6 +303,18 @@ def test_a_turn_that_is_rolled_back_leaves_nothing(session: AgentSession) -> Non
     assert by_words(session, "crocodile") == []
 
 
+def test_a_message_that_is_rolled_back_counts_once(session: AgentSession) -> None:
+    say(session, 1, "First", "One")
+    (message,) = say(session, 2, "Second", status="queued")
+    IndexEntry.objects.create(
+        session=session, message=message, ordinal=3, turn=2, position=0, last_position=0, word_count=1, lexemes=""
+    )
+    AgentSession.objects.filter(pk=session.pk).update(message_count=3)
+    request_cancel(session=session, is_rollback=True)
+    session.refresh_from_db()
+    assert session.message_count == 2
+
+
 def test_a_fork_has_an_index_of_its_own(session: AgentSession) -> None:
     first, _ = say(session, 1, "My ship is called Aurora", "I see")
     Message.objects.filter(pk=first.pk).update(is_pinned=True)

@@ -51,13 +51,20 @@ def in_database_thread(function: Callable[P, R]) -> Callable[P, Awaitable[R]]:
 def _call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     now = time.monotonic()
     if _kept.since <= _Mended.at or now - _kept.since > KEPT_SECONDS:
-        connection.close()  # which gives it back
+        _give_back(is_doubtful=_kept.since <= _Mended.at)
         _kept.since = now
     try:
         return function(*args, **kwargs)
     except (OperationalError, InterfaceError):
         mend_pool()
         raise
+
+
+def _give_back(*, is_doubtful: bool) -> None:
+    """To the pool; if others broke since it was taken, only if this one did not, for the pool would not notice."""
+    if is_doubtful and connection.connection is not None and not connection.is_usable():
+        connection.connection.close()
+    connection.close()
 
 
 def mend_pool() -> None:

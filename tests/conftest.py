@@ -1,3 +1,4 @@
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from rest_framework.test import APIClient
 from sessions_app.services.tokens import create_token
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site
+from tests.threads import in_all_threads
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -23,6 +25,13 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
         with item.config.stash[blocking_manager_key].unblock():
             rows: Any = connection
             rows.creation.deserialize_db_from_string(rows._test_serialized_contents)
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """Database threads keep their connections, and a database that has any cannot be removed."""
+    yield
+    asyncio.run(in_all_threads(lambda: connection.close()))  # in each thread another one
 
 
 @pytest.fixture(scope="session")

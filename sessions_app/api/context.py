@@ -43,6 +43,7 @@ class SummarySerializer(serializers.ModelSerializer[Summary]):
             "made_by",
             "is_reverted",
             "created_at",
+            "told_at",
         ]
 
     def get_is_reverted(self, summary: Summary) -> bool:

@@ -34,6 +34,7 @@ export const raiseBudget = (id, budgetId, amount) =>
 export const loadApprovals = (id) => call("GET", `${sessionsUrl}/${id}/approvals`);
 export const readContext = (id, message) =>
   call("GET", `${sessionsUrl}/${id}/context?message=${encodeURIComponent(message.slice(0, 2000))}`);
+export const loadSummaries = (id) => call("GET", `${sessionsUrl}/${id}/summaries`);
 export const revertSummary = (id, summaryId) => call("POST", `${sessionsUrl}/${id}/summaries/${summaryId}/revert`, {});
 export const restoreSummary = (id, summaryId) => call("POST", `${sessionsUrl}/${id}/summaries/${summaryId}/restore`, {});
 export const pinMessage = (id, messageId, isPinned) =>

@@ -1,6 +1,6 @@
 // The list of messages: what the server rendered, and what the events add to it.
 
-import { loadHistory } from "./api.js";
+import { loadHistory, loadSummaries } from "./api.js";
 import { askForBudget, forgetBudget } from "./budget.js";
 import { render } from "./markdown.js";
 
@@ -326,14 +326,9 @@ export class Conversation {
   }
 
   // From now on older turns stand in the prompt by their summary; here they stay.
-  on_summary({ summary_id, first_turn, last_turn, tokens_before, tokens_after, text }) {
-    if (findSummary(summary_id)) return;
-    const row = clone("t-summary");
-    row.dataset.summary = summary_id;
-    const turns = first_turn === last_turn ? `turn ${first_turn}` : `turns ${first_turn} to ${last_turn}`;
-    row.querySelectorAll(".turns").forEach((element) => (element.textContent = turns));
-    row.querySelector(".sizes").textContent = `${tokens_before} → ${tokens_after} tokens.`;
-    row.querySelector(".summary-text").textContent = text;
+  on_summary(summary) {
+    if (findSummary(summary.summary_id)) return;
+    const row = summaryRow(summary);
     this.step.row ? this.step.row.before(row) : list.append(row);
   }
 
@@ -428,9 +423,12 @@ export class Conversation {
   async loadEarlier() {
     earlier.disabled = true;
     try {
-      const page = await loadHistory(this.sessionId, earlier.dataset.before);
+      const [page, summaries] = await Promise.all([
+        loadHistory(this.sessionId, earlier.dataset.before),
+        loadSummaries(this.sessionId),
+      ]);
       const height = scroll.scrollHeight;
-      list.prepend(...historyRows(page.messages));
+      list.prepend(...withSummaries(page.messages, historyRows(page.messages), summaries));
       scroll.scrollTop += scroll.scrollHeight - height;
       earlier.dataset.before = page.before ?? "";
       earlier.hidden = page.before === null;
@@ -438,6 +436,32 @@ export class Conversation {
       earlier.disabled = false;
     }
   }
+}
+
+function summaryRow({ summary_id, first_turn, last_turn, tokens_before, tokens_after, text, is_reverted }) {
+  const row = clone("t-summary");
+  row.dataset.summary = summary_id;
+  row.classList.toggle("reverted", Boolean(is_reverted));
+  const turns = first_turn === last_turn ? `turn ${first_turn}` : `turns ${first_turn} to ${last_turn}`;
+  row.querySelectorAll(".turns").forEach((element) => (element.textContent = turns));
+  row.querySelector(".sizes").textContent = `${tokens_before} → ${tokens_after} tokens.`;
+  row.querySelector(".summary-text").textContent = text;
+  return row;
+}
+
+// Each summary that was told among these messages stands before the first answer that was given by it, else behind them.
+function withSummaries(messages, rows, summaries) {
+  const time = (each) => Date.parse(each.created_at);
+  const answers = new Map(messages.filter((m) => m.role === "assistant").map((m) => [String(m.id), time(m)]));
+  const placed = [...rows];
+  const told = summaries.filter((each) => each.told_at && !findSummary(each.summary_id));
+  for (const summary of told.sort((a, b) => Date.parse(a.told_at) - Date.parse(b.told_at))) {
+    const at = Date.parse(summary.told_at);
+    if (!messages.length || at < time(messages[0])) continue; // it stands among still earlier ones
+    const next = placed.findIndex((row) => answers.get(row.dataset.message) >= at);
+    placed.splice(next < 0 ? placed.length : next, 0, summaryRow(summary));
+  }
+  return placed;
 }
 
 function historyRows(messages) {

@@ -19,6 +19,16 @@ from sessions_app.models import AgentType
 AgentType.objects.create(name="small", title="Small", runtime="chat", system_prompt="Be brief.")
 """
 
+_FOLLOW = """
+from sessions_app.models import AgentSession, Message, Run
+session = AgentSession.objects.get(pk="SESSION")
+for turn in range(session.next_turn, session.next_turn + 25):
+    run = Run.objects.create(session=session, turn=turn, status="succeeded")
+    for position, role in enumerate(("user", "assistant")):
+        Message.objects.create(session=session, run=run, turn=turn, position=position, role=role, content="short")
+AgentSession.objects.filter(pk=session.pk).update(next_turn=session.next_turn + 25)
+"""
+
 
 @pytest.fixture(scope="module")
 def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
@@ -199,6 +209,25 @@ def test_a_summary_shows_where_it_began_and_stays_there(page: Page, site: Site, 
     page.reload()
     expect(page.locator("#state")).to_have_text("live")
     assert rows.evaluate_all("rows => rows.map((row) => row.dataset.summary ?? '')") == before
+
+
+def test_a_summary_stands_among_earlier_messages_too(page: Page, site: Site, client: Client) -> None:
+    session = new_told(client)
+    rows = page.locator("#messages > li")
+    all_rows = "rows => rows.map((row) => row.dataset.summary ? 'summary' : row.dataset.message)"
+    open_session(page, site, session)
+    before = rows.evaluate_all(all_rows)
+    assert "summary" in before
+    site.manage("shell", "-v", "0", "-c", _FOLLOW.replace("SESSION", session))
+    page.reload()
+    expect(page.locator("#state")).to_have_text("live")
+    expect(page.locator(".summary-row")).to_have_count(0)
+    page.get_by_role("button", name="Load earlier messages").click()
+    expect(page.locator(".summary-row")).not_to_have_count(0)
+    assert rows.evaluate_all(all_rows)[: len(before)] == before
+    page.locator(".summary-row summary").first.click()
+    page.locator(".summary-row").first.get_by_role("button", name="Revert").click()
+    expect(page.locator(".summary-row").first).to_have_class(re.compile("reverted"))
 
 
 def test_a_summary_is_reverted_and_restored_in_the_conversation(page: Page, site: Site, client: Client) -> None:

@@ -15,6 +15,7 @@ from sessions_app.model_names import split_model_name
 from sessions_app.token_counting import encoding
 
 Messages = list[CheckMessage]
+LEFT_IN_POOL = 4  # connections, for views without async code, tools and what Celery calls
 
 
 def check_secret_key(**kwargs: Any) -> Messages:
@@ -69,10 +70,10 @@ def check_registries(**kwargs: Any) -> Messages:
 
 
 def check_pool(**kwargs: Any) -> Messages:
-    if settings.DATABASE_POOL_SIZE > settings.DATABASE_THREADS:
+    if settings.DATABASE_POOL_SIZE >= settings.DATABASE_THREADS + LEFT_IN_POOL:
         return []
     hint = "Raise DATABASE_POOL_SIZE or lower DATABASE_THREADS."
-    text = "The database pool has no more connections than the process has database threads, each of which keeps one."
+    text = f"Each database thread keeps a connection: the pool must have {LEFT_IN_POOL} more, for everything else."
     return [Error(text, hint=hint, id="agentsite.E004")]
 
 

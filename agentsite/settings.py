@@ -200,7 +200,7 @@ SERVESTATIC_USE_FINDERS = True  # no collectstatic step; a CDN's own copy may st
 # --- PostgreSQL: the record ----------------------------------------------------------------------------------------
 
 DATABASE_THREADS = env_int("DATABASE_THREADS", 16, minimum=1)  # per process, for the async side
-DATABASE_POOL_SIZE = env_int("DATABASE_POOL_SIZE", 24, minimum=2)
+DATABASE_POOL_SIZE = env_int("DATABASE_POOL_SIZE", DATABASE_THREADS + 8, minimum=2)  # each of these keeps one
 DATABASE_URL = env("DATABASE_URL") or _runtime.get("database_url", "")
 DATABASES = {"default": database_config(DATABASE_URL or "postgresql://localhost/agentsite")}
 DATABASES["default"].setdefault("OPTIONS", {})

@@ -7,13 +7,14 @@ and then streams; the sync handlers here serve the browsable API, whose forms wa
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.db import connection
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from chat.answers import Answer, wait_for_answer
+from chat.answers import wait_for_answer
 from chat.context.inspecting import inspect_context
 from chat.runs.cancel import Cancellation, cancel, wait_until_cancelled
 from chat.runs.start import TurnOptions, retry, start_turn
@@ -93,8 +94,7 @@ class ChatView(StreamView):
     )
     def post(self, request: Request, session_id: str) -> Response:
         turn, _ = self.accept(request, session_id)
-        answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
+        return _answer(turn)
 
 
 class AgentChatView(ChatView):
@@ -137,8 +137,7 @@ class AgentChatView(ChatView):
     )
     def get(self, request: Request, session_id: str) -> Response:
         turn, _ = self.accept_get(request, session_id)
-        answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
+        return _answer(turn)
 
     @extend_schema(
         operation_id="agent_chat_post",
@@ -171,8 +170,14 @@ class RetryView(StreamView):
     )
     def post(self, request: Request, run_id: str) -> Response:
         turn, _ = self.accept(request, run_id)
-        answer: Answer = async_to_sync(wait_for_answer)(turn)
-        return Response(answer.as_json(), status=answer.status, headers=answer.headers)
+        return _answer(turn)
+
+
+def _answer(turn: AcceptedTurn) -> Response:
+    """Wait for it, without a connection to the database."""
+    connection.close()
+    answer = async_to_sync(wait_for_answer)(turn)
+    return Response(answer.as_json(), status=answer.status, headers=answer.headers)
 
 
 def _is_same_origin(request: Request) -> bool:

@@ -97,6 +97,8 @@ def reserve(call: ModelCall) -> Reserved:
         raise StaleEpochError()
     if status == "refused":
         raise _exceeded(quota_id, subject, needed, left)
+    if status != "granted":
+        raise RuntimeError(f"The ledger answered {status!r}.")
     return Reserved(reservation_id, output, prices, _warnings(warnings))
 
 

@@ -55,16 +55,18 @@ class Wanted:
 
 def newest_messages(session_id: uuid.UUID, *, turn: int, max_tokens: int, first_turn: int = 0) -> Newest:
     """Reads no more than is Wanted: the time depends on the budget, not on the length of the history."""
-    return newest_of([Wanted(session_id, turn, max_tokens, first_turn)])[0]
+    reading = _Reading(Wanted(session_id, turn, max_tokens, first_turn))
+    while reading.newest is None:
+        reading.take(_pages([reading])[0])
+    return reading.newest
 
 
-def newest_of(wanted: Sequence[Wanted]) -> list[Newest]:
-    """Of several sessions, with as many statements as one of them would take."""
+def newest_of_short(wanted: Sequence[Wanted]) -> list[Newest | None]:
+    """Of several sessions in one statement; None where a page is not enough."""
     readings = [_Reading(each) for each in wanted]
-    while unfinished := [reading for reading in readings if reading.newest is None]:
-        for reading, page in zip(unfinished, _pages(unfinished), strict=True):
-            reading.take(page)
-    return [reading.newest for reading in readings if reading.newest is not None]
+    for reading, page in zip(readings, _pages(readings) if readings else [], strict=True):
+        reading.take(page)
+    return [reading.newest for reading in readings]
 
 
 class _Reading:

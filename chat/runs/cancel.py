@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 from django.dispatch import receiver
 
@@ -23,6 +22,7 @@ from sessions_app.errors import RunNotActiveError, RunNotFoundError
 from sessions_app.models import RunStatus
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.signals import cancel_requested, steering_requested
+from sessions_app.threads import on_callers_loop
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def hint_steering(sender: object, session_id: uuid.UUID, worker: str, **kwargs: 
 def _hint(worker: str, type: str, session_id: uuid.UUID) -> None:
     """Tell the worker now; if the hint is lost, its next renewal of leases finds the row."""
     try:
-        async_to_sync(get_channel_layer().send)(worker, {"type": type, "session_id": str(session_id)})
+        on_callers_loop(get_channel_layer().send, worker, {"type": type, "session_id": str(session_id)})
     except (redis.RedisError, OSError) as error:
         logger.warning("The hint to %s did not go out: %s", type, error)
 

@@ -20,7 +20,7 @@ from sessions_app import facts
 from sessions_app.cursor import Cursor
 from sessions_app.models import Decision, Role, UnknownOutcome
 from sessions_app.models.tool_call import APPROVAL_DECISIONS
-from sessions_app.prompt import Newest, PromptMessage, Wanted, newest_messages, newest_of
+from sessions_app.prompt import Newest, PromptMessage, Wanted, newest_messages, newest_of_short
 from sessions_app.services.claiming import Claim
 from sessions_app.services.effects import OpenCall, take_over_calls
 
@@ -115,10 +115,12 @@ class Work:
 
 
 def read_newest(claims: Sequence[Claim]) -> dict[uuid.UUID, Newest]:
-    """The conversations up to these turns, by run, in one go; without those that may have been read ahead."""
+    """The conversations up to these turns, by run, in one go; without those that are long or may have been read
+    ahead."""
     unknown = [claim for claim in claims if not preparations.has(claim.session_id)]
     wanted = [Wanted(claim.session_id, claim.turn, _room_of(claim)) for claim in unknown]
-    return {claim.run_id: newest for claim, newest in zip(unknown, newest_of(wanted), strict=True)}
+    found = zip(unknown, newest_of_short(wanted), strict=True)
+    return {claim.run_id: newest for claim, newest in found if newest is not None}
 
 
 def _room_of(claim: Claim) -> int:

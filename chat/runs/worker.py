@@ -146,7 +146,7 @@ class WorkerHost:
         self._room.release()
 
     def _take(self, run_ids: Sequence[uuid.UUID]) -> Iterator[_Taken]:
-        """Those that are ours now, each as soon as it is read."""
+        """Those that are ours now: the short ones at once, each long one as soon as it is read."""
         try:
             if lanes := self._confirm_slots(run_ids):
                 yield from self._claim(lanes)
@@ -364,6 +364,7 @@ def _read_together(claims: Sequence[claiming.Claim]) -> dict[uuid.UUID, Newest]:
     try:
         return read_newest(claims) if len(claims) > 1 else {}
     except Exception as error:
+        mend_pool()
         logger.warning("Conversations are read one by one: %s", _first_line(error))
         return {}
 

@@ -174,7 +174,7 @@ class StreamHub:
             return
         for raw_key, entries in reply:
             self._deliver(raw_key.decode(), entries)
-        await asyncio.sleep(min(len(self._watches) * TICK_SECONDS_PER_STREAM, MAX_TICK_SECONDS))
+        await asyncio.sleep(min(len(reply) * TICK_SECONDS_PER_STREAM, MAX_TICK_SECONDS))
 
     def _deliver(self, key: str, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
         if key not in self._positions:

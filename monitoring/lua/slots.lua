@@ -285,9 +285,10 @@ end
 function operations.confirm()
     local lanes = {}
     for _, run in ipairs(asked.runs) do
-        if redis.call('ZSCORE', HELD, run) then
+        local lane = redis.call('ZSCORE', HELD, run) and redis.call('HGET', LANE_OF, run)
+        if lane then
             redis.call('ZADD', HELD, now + asked.seconds * SECOND, run)
-            lanes[run] = redis.call('HGET', LANE_OF, run)
+            lanes[run] = lane
         end
     end
     return {lanes = lanes}

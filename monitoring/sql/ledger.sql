@@ -167,8 +167,10 @@ BEGIN
         END IF;
         left_over := account.units - account.used - account.reserved;
         -- At most so much is taken; whether that is enough for a warning is known below.
-        most := monitoring_units(account.measure, in_input + in_output, most_cost);
-        IF account.warned_at IS NULL AND (account.units - left_over + most) * 100 >= account.units * account.warn_percent THEN
+        most := monitoring_units(account.measure, in_input::bigint + in_output, most_cost);
+        IF account.warned_at IS NULL AND (account.units - left_over + most)::numeric * 100
+            >= account.units::numeric * account.warn_percent
+        THEN
             unwarned := unwarned || account.id;
         END IF;
         CONTINUE WHEN account.action = 'warn';
@@ -184,7 +186,7 @@ BEGIN
             quota_id := account.quota_id;
             subject := account.subject;
             room := left_over;
-            needed := monitoring_units(account.measure, in_input + min_output, least_cost);
+            needed := monitoring_units(account.measure, in_input::bigint + min_output, least_cost);
         END IF;
     END LOOP;
     IF granted < LEAST(min_output, in_output) THEN
@@ -207,8 +209,8 @@ BEGIN
             WITH warned AS (
                 UPDATE monitoring_account a SET warned_at = clock_timestamp()
                 FROM monitoring_quota q
-                WHERE q.id = a.quota_id AND a.id = ANY(unwarned) AND (a.used + a.reserved) * 100
-                    >= (monitoring_limit_units(q.measure, q."limit") + a.extra) * q.warn_percent
+                WHERE q.id = a.quota_id AND a.id = ANY(unwarned) AND (a.used + a.reserved)::numeric * 100
+                    >= (monitoring_limit_units(q.measure, q."limit") + a.extra)::numeric * q.warn_percent
                 RETURNING a.quota_id, a.subject, a.used + a.reserved AS taken,
                     monitoring_limit_units(q.measure, q."limit") + a.extra AS units
             )
@@ -240,7 +242,7 @@ BEGIN
         PERFORM monitoring_lock(reservation.account_ids);
         UPDATE monitoring_account a
         SET reserved = a.reserved - monitoring_units(
-            q.measure, reservation.input_tokens + reservation.output_tokens, reservation.cost)
+            q.measure, reservation.input_tokens::bigint + reservation.output_tokens, reservation.cost)
         FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(reservation.account_ids);
     END IF;
 END $$;
@@ -252,7 +254,7 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     reservation monitoring_reservation;
     reserved_ids bigint[] := '{}';
-    ids bigint[] := monitoring_accounts(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at);
+    ids bigint[];
 BEGIN
     IF NEW.reservation_id IS NOT NULL THEN
         DELETE FROM monitoring_reservation WHERE id = NEW.reservation_id RETURNING * INTO reservation;
@@ -260,6 +262,7 @@ BEGIN
             reserved_ids := reservation.account_ids;
         END IF;
     END IF;
+    ids := monitoring_accounts(NEW.owner_id, NEW.agent_type_id, NEW.session_id, NEW.run_id, NEW.created_at);
     IF ids <> reserved_ids THEN
         PERFORM monitoring_lock(ids || reserved_ids);
     ELSE
@@ -267,7 +270,7 @@ BEGIN
     END IF;
     UPDATE monitoring_account a
     SET reserved = a.reserved - CASE WHEN a.id = ANY(reserved_ids) THEN monitoring_units(
-            q.measure, reservation.input_tokens + reservation.output_tokens, reservation.cost) ELSE 0 END,
+            q.measure, reservation.input_tokens::bigint + reservation.output_tokens, reservation.cost) ELSE 0 END,
         used = a.used + CASE WHEN a.id = ANY(ids) AND a.is_counted THEN monitoring_units(
             q.measure, NEW.input_tokens::bigint + NEW.output_tokens, (NEW.cost * 1000000)::bigint) ELSE 0 END
     FROM monitoring_quota q WHERE q.id = a.quota_id AND a.id = ANY(ids || reserved_ids);

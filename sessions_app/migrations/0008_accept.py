@@ -4,6 +4,13 @@ from django.db import migrations
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 
+WAITING_COUNT_AS_NOT_DISPATCHED = """
+UPDATE sessions_app_run r SET dispatched_at = NULL
+WHERE r.status = 'queued' AND EXISTS (
+    SELECT 1 FROM sessions_app_run o
+    WHERE o.session_id = r.session_id AND o.turn < r.turn AND o.status IN ('queued', 'running', 'awaiting_approval'))
+"""
+
 
 class Migration(migrations.Migration):
     dependencies = [
@@ -12,4 +19,5 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.RunSQL((SQL / "accept.sql").read_text(), "DROP FUNCTION sessions_app_accept"),
+        migrations.RunSQL(WAITING_COUNT_AS_NOT_DISPATCHED, migrations.RunSQL.noop),
     ]

@@ -52,16 +52,16 @@ def take_undispatched(
 
     They count as dispatched now. Sweepers that call it at once take different runs.
     """
-    age = timedelta(seconds=settings.REDISPATCH_SECONDS if older_than_seconds is None else older_than_seconds)
     now = timezone.now()
     earlier = Run.objects.filter(
         session_id=OuterRef("session_id"), status__in=ACTIVE_STATUSES, turn__lt=OuterRef("turn")
     )
-    overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - age)
+    overdue = Q(dispatched_at=None) | Q(dispatched_at__lt=now - timedelta(seconds=settings.REDISPATCH_SECONDS))
+    if older_than_seconds is not None:  # of the shared queue, into which the caller has looked
+        age = timedelta(seconds=older_than_seconds)
+        overdue |= Q(dispatched_at__lt=now - age, session__agent_type__required_capabilities=[])
     lost = Run.objects.filter(overdue, ~Exists(earlier), status=RunStatus.QUEUED).exclude(pk__in=but)
     lost = lost.order_by("created_at")
-    if older_than_seconds is not None:  # the caller has looked into the shared queue; others may have no worker now
-        lost = lost.filter(Q(dispatched_at=None) | Q(session__agent_type__required_capabilities=[]))
     ids = list(lost.select_for_update(skip_locked=True).values_list("pk", flat=True)[:limit])
     Run.objects.filter(pk__in=ids).update(dispatched_at=now)
     return ids

@@ -35,8 +35,10 @@ def test_runtimes_and_tools_can_be_imported(settings: Any) -> None:
 
 
 def test_every_database_thread_gets_a_connection(settings: Any) -> None:
-    settings.DATABASE_POOL_SIZE, settings.DATABASE_THREADS = 2, 8
+    settings.DATABASE_POOL_SIZE, settings.DATABASE_THREADS = 11, 8
     assert ids(checks.check_pool()) == ["agentsite.E004"]
+    settings.DATABASE_POOL_SIZE = 12
+    assert checks.check_pool() == []
 
 
 def test_the_encoding_loads_without_a_network(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

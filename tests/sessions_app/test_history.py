@@ -9,7 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from rest_framework.test import APIClient
 
 from sessions_app.models import AgentSession, Message, Run
-from sessions_app.prompt import Wanted, newest_messages, newest_of
+from sessions_app.prompt import Wanted, newest_messages, newest_of_short
 from sessions_app.services.sessions import create_session
 
 pytestmark = pytest.mark.django_db
@@ -74,23 +74,27 @@ def test_a_page_of_ten_thousand_messages_reads_a_page(api: APIClient, user: Any)
         assert max(map(rows_read, selects)) <= 60  # a page, the one row that tells of more, and its turn
 
 
-def test_several_conversations_are_read_as_each_would_be(user: Any) -> None:
+def test_several_conversations_are_read_in_one_statement(user: Any) -> None:
     short, long, none = make_history(user, 3), make_history(user, 100), make_history(user, 0)
     wanted = [
         Wanted(long.pk, 100, 3_000),
         Wanted(none.pk, 1, 500),
         Wanted(short.pk, 3, 500),
-        Wanted(long.pk, 60, 25, 59),
+        Wanted(long.pk, 60, 25, first_turn=59),
     ]
     with CaptureQueriesContext(connection) as captured:
-        found = newest_of(wanted)
-    assert found == [
+        found = newest_of_short(wanted)
+    assert len(captured) == 1
+    assert found[0] is None  # more than a page
+    assert found[1:] == [
         newest_messages(each.session_id, turn=each.turn, max_tokens=each.max_tokens, first_turn=each.first_turn)
-        for each in wanted
+        for each in wanted[1:]
     ]
-    assert [len(newest.messages) for newest in found] == [200, 0, 6, 2]
-    assert [newest.is_all for newest in found] == [True, True, True, False]
-    assert len(captured) == 5  # of which the last finds no more of the long one
+    assert [newest and (len(newest.messages), newest.is_all) for newest in found[1:]] == [
+        (0, True),
+        (6, True),
+        (2, False),
+    ]
 
 
 def test_a_prompt_of_ten_thousand_messages_reads_what_fits(user: Any) -> None:

@@ -2,14 +2,16 @@
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
 from django.db import connection
+from django.utils import timezone
 
 from sessions_app.errors import QueueFullError, StaleEpochError
-from sessions_app.models import AgentSession, Event, Message, Run, RunStatus
+from sessions_app.models import AgentSession, AgentType, Event, Message, Run, RunStatus
 from sessions_app.services.accepting import accept_turn
 from sessions_app.services.cancelling import request_cancel
 from sessions_app.services.claiming import claim_run, claim_runs
@@ -194,3 +196,13 @@ def test_what_no_broker_took_is_dispatched_again(session: AgentSession) -> None:
     Run.objects.filter(pk__in=[lost, waiting]).update(dispatched_at=None)
     assert take_undispatched() == [lost]  # the other is not first in its session
     assert take_undispatched() == []
+
+
+def test_what_needs_a_special_worker_is_dispatched_again_when_it_is_old(session: AgentSession) -> None:
+    AgentType.objects.filter(pk=session.agent_type_id).update(required_capabilities=["gpu"])
+    run_id = accept(session)
+    age = timedelta(seconds=settings.REDISPATCH_SECONDS)
+    Run.objects.filter(pk=run_id).update(dispatched_at=timezone.now() - age / 2)
+    assert take_undispatched(older_than_seconds=0.0) == []  # the queue that is empty is not its own
+    Run.objects.filter(pk=run_id).update(dispatched_at=timezone.now() - age)
+    assert take_undispatched(older_than_seconds=0.0) == [run_id]

@@ -46,6 +46,22 @@ def test_after_a_restart_of_the_database_one_call_fails() -> None:
     asyncio.run(run())
 
 
+def test_a_call_that_answers_for_the_lost_database_leaves_no_lost_connection() -> None:
+    def answer() -> bool:
+        try:
+            return ask() > 0
+        except OperationalError:
+            return False
+
+    async def run() -> None:
+        pids = await in_all_threads(ask)
+        await in_database_thread(terminate)(pids)
+        answers = [await in_database_thread(answer)() for _ in range(3 * settings.DATABASE_THREADS)]
+        assert answers.count(False) <= 1
+
+    asyncio.run(run())
+
+
 def terminate(pids: list[int]) -> None:
     """End these, but not the own one."""
     with connection.cursor() as cursor:

@@ -35,6 +35,12 @@ def django_db_setup(django_db_setup: None) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings_parallel_suffix: None) -> None:
+    """The test database begins with the tables of the template's."""
+    connection.settings_dict["TEST"]["TEMPLATE"] = "agentsite"
+
+
+@pytest.fixture(scope="session")
 def running_fake() -> Iterator[FakeOpenAIProcess]:
     with FakeOpenAIProcess() as process:
         yield process

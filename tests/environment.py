@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.template import copy_template, make_template
+
 DIRECTORY = Path(tempfile.mkdtemp(prefix="agentsite-test-"))
 os.environ.update(
     {
@@ -30,10 +32,14 @@ def pytest_configure(config: pytest.Config) -> None:
     from agentsite.supervisor.postgres import EmbeddedPostgres  # noqa: PLC0415
     from agentsite.supervisor.valkey import EmbeddedValkey  # noqa: PLC0415
 
+    if config.option.collectonly:
+        return
+    make_template(DIRECTORY / "template")
     is_controller = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
-    if config.option.collectonly or is_controller:  # each of pytest-xdist's workers starts its own
+    if is_controller:  # each of pytest-xdist's workers starts its own
         return
     (DIRECTORY / "logs").mkdir()
+    copy_template(DIRECTORY)
     _children.append(EmbeddedPostgres(DIRECTORY).start())
     _children.append(EmbeddedValkey(DIRECTORY).start())
 

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from tests.fakes.processes import PROJECT, free_port
+from tests.template import copy_template
 
 START_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -105,6 +106,8 @@ class Site:
 @contextmanager
 def running_site(**env: str) -> Iterator[Site]:
     data_dir = Path(tempfile.mkdtemp(prefix="agentsite-site-")) / "data"
+    if "DATABASE_URL" not in env:
+        copy_template(data_dir)
     site = Site(data_dir, **env)
     site.start()
     try:

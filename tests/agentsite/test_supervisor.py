@@ -9,6 +9,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -16,23 +17,44 @@ import psutil
 import pytest
 
 from tests.site import Site
+from tests.template import copy_template
 
 
-@pytest.fixture
-def directory() -> Iterator[Path]:
+@contextmanager
+def a_directory() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="agentsite up "))  # a space: paths have them
     yield path
     shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
-def own_site(directory: Path) -> Iterator[Site]:
-    site = Site(directory / "data")
+def directory() -> Iterator[Path]:
+    with a_directory() as path:
+        yield path
+
+
+@contextmanager
+def started(site: Site) -> Iterator[Site]:
     site.start()
     try:
         yield site.wait_ready()
     finally:
         site.stop()
+
+
+@pytest.fixture(scope="module")
+def lasting_site() -> Iterator[Site]:
+    """For tests that leave it running. It begins with nothing, as on a first run."""
+    with a_directory() as path, started(Site(path / "data")) as site:
+        yield site
+
+
+@pytest.fixture
+def own_site(directory: Path) -> Iterator[Site]:
+    """For tests that end it."""
+    copy_template(directory / "data")
+    with started(Site(directory / "data")) as site:
+        yield site
 
 
 def processes_of(site: Site) -> list[psutil.Process]:
@@ -59,44 +81,46 @@ def child(site: Site, word: str) -> psutil.Process:
     return next(p for p in psutil.Process(site.process.pid).children() if word in " ".join(p.cmdline()))
 
 
-def test_a_first_run_makes_credentials_and_a_login_link(own_site: Site) -> None:
-    path = own_site.data_dir / "credentials.json"
+def test_a_first_run_makes_credentials_and_a_login_link(lasting_site: Site) -> None:
+    path = lasting_site.data_dir / "credentials.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert set(own_site.credentials) == {"username", "password", "token"}
+    assert set(lasting_site.credentials) == {"username", "password", "token"}
     with httpx.Client(follow_redirects=True) as browser:
-        assert browser.get(own_site.login_link()).status_code == 200
-        assert browser.get(own_site.url + "/admin/").status_code == 200
-    assert httpx.get(own_site.login_link()).status_code == 410
-    assert own_site.log("web").count("Traceback") == 0
+        assert browser.get(lasting_site.login_link()).status_code == 200
+        assert browser.get(lasting_site.url + "/admin/").status_code == 200
+    assert httpx.get(lasting_site.login_link()).status_code == 410
+    assert lasting_site.log("web").count("Traceback") == 0
 
 
-def test_a_second_one_on_the_same_data_changes_nothing(own_site: Site) -> None:
-    second = Site(own_site.data_dir)
-    second._log = own_site.data_dir / "second.log"
+def test_a_second_one_on_the_same_data_changes_nothing(lasting_site: Site) -> None:
+    second = Site(lasting_site.data_dir)
+    second._log = lasting_site.data_dir / "second.log"
     second.start()
     assert second.process.wait(30) == 1
-    assert f"Already running on {own_site.data_dir}: process {own_site.process.pid}" in second.output
-    assert httpx.get(own_site.url + "/health").status_code == 200
+    assert f"Already running on {lasting_site.data_dir}: process {lasting_site.process.pid}" in second.output
+    assert httpx.get(lasting_site.url + "/health").status_code == 200
 
 
-@pytest.mark.parametrize("word", ["agentsite.asgi", "worker-1@%h", "valkey-server"])
-def test_a_child_that_dies_is_started_again(word: str, own_site: Site) -> None:
-    with own_site.client() as client:
+@pytest.mark.parametrize(
+    ("name", "word"), [("web", "agentsite.asgi"), ("worker-1", "worker-1@%h"), ("valkey", "valkey-server")]
+)
+def test_a_child_that_dies_is_started_again(name: str, word: str, lasting_site: Site) -> None:
+    with lasting_site.client() as client:
         session = client.new_session()
-        dead = child(own_site, word)
+        dead = child(lasting_site, word)
         dead.kill()
         deadline = time.monotonic() + 30
         while True:  # until the site is whole again
             try:
                 report = client.http.get("/health/detailed").json()
-                if report["status"] == "healthy" and not dead.is_running() and child(own_site, word):
+                if report["status"] == "healthy" and not dead.is_running() and child(lasting_site, word):
                     break
             except (httpx.HTTPError, StopIteration):
                 pass
             assert time.monotonic() < deadline
             time.sleep(0.1)
         assert client.ask(session, "hello")["status"] == "succeeded"
-    assert "starting again in 0.5 s" in own_site.output
+    assert f"{name} ended (SIGKILL), starting again in 0.5 s" in lasting_site.output
 
 
 def test_after_sigkill_the_next_start_keeps_the_data_and_leaves_nobody_behind(own_site: Site) -> None:
@@ -129,9 +153,9 @@ def test_it_stops_everything_in_good_order(number: int, own_site: Site) -> None:
     assert not (own_site.data_dir / "runtime.json").exists()
 
 
-def test_other_commands_find_its_databases(own_site: Site) -> None:
+def test_other_commands_find_its_databases(lasting_site: Site) -> None:
     code = "from django.contrib.auth.models import User; print(User.objects.get().username)"
-    assert own_site.manage("shell", "-v", "0", "-c", code).strip() == "admin"
+    assert lasting_site.manage("shell", "-v", "0", "-c", code).strip() == "admin"
 
 
 def failed_start(directory: Path, **env: str) -> str:

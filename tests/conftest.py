@@ -56,7 +56,7 @@ def fake(running_fake: FakeOpenAIProcess) -> FakeOpenAIProcess:
 @pytest.fixture(scope="session")
 def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     """The whole system, with the demo agent and a model: the fake server. Its tools act in tests.fakes.own_tools."""
-    env = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": running_fake.base_url, "OPENAI_API_KEY": "test"}
+    env = running_fake.site_env
     env["SWEEP_SECONDS"] = "1"
     env["MODEL_ENDPOINTS"] = "dead=http://127.0.0.1:9/v1"
     tools = ("send_mail", "produce", "slow")

@@ -34,9 +34,7 @@ AgentSession.objects.filter(pk=session.pk).update(next_turn=session.next_turn + 
 def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     """A site whose conversations outgrow their context after a few turns."""
     env = {
-        "AGENT_MODEL": "fake-model",
-        "OPENAI_BASE_URL": running_fake.base_url,
-        "OPENAI_API_KEY": "test",
+        **running_fake.site_env,
         "EMBEDDING_MODEL": "embedder",
         "MODEL_CONTEXT_TOKENS": "2400",
         "MODEL_RESERVE_TOKENS": "400",

@@ -36,9 +36,7 @@ AgentType.objects.create(name="free", runtime="chat")
 @pytest.fixture(scope="module")
 def limited_site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     env = {
-        "AGENT_MODEL": "fake-model",
-        "OPENAI_BASE_URL": running_fake.base_url,
-        "OPENAI_API_KEY": "test",
+        **running_fake.site_env,
         "SWEEP_SECONDS": "1",
         "MAX_TOKENS_PER_SESSION": "1000",
         "MIN_OUTPUT_TOKENS": "20",

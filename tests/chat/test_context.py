@@ -29,9 +29,7 @@ AgentType.objects.create(name="worker", runtime="chat", tools=["produce"], conte
 @pytest.fixture(scope="module")
 def long_site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     env = {
-        "AGENT_MODEL": "fake-model",
-        "OPENAI_BASE_URL": running_fake.base_url,
-        "OPENAI_API_KEY": "test",
+        **running_fake.site_env,
         "EMBEDDING_MODEL": "embedder",
         "MODEL_CONTEXT_TOKENS": str(LIMIT),
         "MODEL_RESERVE_TOKENS": str(RESERVE),

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.chat.test_lost_worker import model_env, workers_of
+from tests.chat.test_lost_worker import workers_of
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site, text_of
 
@@ -112,7 +112,7 @@ def _end_of(client: Client, run_id: str) -> str:
 
 def test_the_time_of_a_lost_worker_counts(fake: FakeOpenAIProcess) -> None:
     """The sweeper counts what the lost attempt has worked; the next attempt has what is left of the session's time."""
-    env = model_env(fake) | {
+    env = fake.site_env | {
         "RUN_LEASE_SECONDS": "3",
         "DRAIN_SECONDS": "1",
         "SWEEP_SECONDS": "1",

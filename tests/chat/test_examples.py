@@ -27,9 +27,7 @@ def examples(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     runtimes = [f"{name}=docs.examples.{module}.agent" for name, module in modules.items()]
     tools = [f"{name}=docs.examples.tools.{name}" for name in ("roll_dice", "send_invitation")]
     env = {
-        "AGENT_MODEL": "fake-model",
-        "OPENAI_BASE_URL": running_fake.base_url,
-        "OPENAI_API_KEY": "test",
+        **running_fake.site_env,
         "EXTRA_AGENT_RUNTIMES": ",".join([*runtimes, "echo=docs.examples.generator_agent.echo"]),
         "EXTRA_AGENT_TOOLS": ",".join(tools),
     }

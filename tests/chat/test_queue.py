@@ -52,8 +52,7 @@ def test_the_queue_is_bounded(client_of_site: Client, site: Site) -> None:
 
 
 def test_a_burst_is_executed_within_the_workers_concurrency(fake: FakeOpenAIProcess) -> None:
-    model = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "test"}
-    with running_site(**model, WORKER_CONCURRENCY="2") as site, site.client() as client:
+    with running_site(**fake.site_env, WORKER_CONCURRENCY="2") as site, site.client() as client:
         sessions = [client.new_session("chat") for _ in range(12)]
 
         def send(session: str) -> str:

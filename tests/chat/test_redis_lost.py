@@ -76,8 +76,7 @@ def test_a_cursor_ahead_of_the_newest_event_is_refused(client_of_site: Client, s
 
 @pytest.fixture
 def own_site(fake: FakeOpenAIProcess) -> Iterator[Site]:
-    env = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": fake.base_url, "OPENAI_API_KEY": "test"}
-    with running_site(**env) as site:
+    with running_site(**fake.site_env) as site:
         yield site
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.chat.test_lost_worker import model_env, workers_of
+from tests.chat.test_lost_worker import workers_of
 from tests.chat.test_websocket import open_socket, receive, receive_until, send
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site, text_of
@@ -27,7 +27,7 @@ def narrow(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     """A site with one slot, on which one waits as long as it takes."""
     env = {"MAX_CONCURRENT_AGENTS": "1", "SLOT_WAIT_SECONDS": "600", "SWEEP_SECONDS": "1", "RUN_LEASE_SECONDS": "4"}
     tools = {"EXTRA_AGENT_TOOLS": "send_mail=tests.fakes.own_tools.send_mail", "DRAIN_SECONDS": "1"}
-    with running_site(**model_env(running_fake), **env, **tools) as site:
+    with running_site(**running_fake.site_env, **env, **tools) as site:
         yield site
 
 
@@ -315,7 +315,7 @@ def test_health_and_metrics_tell(client: Client) -> None:
 
 def test_who_has_waited_too_long_is_told(running_fake: FakeOpenAIProcess) -> None:
     env = {"MAX_CONCURRENT_AGENTS": "1", "SLOT_WAIT_SECONDS": "1", "SWEEP_SECONDS": "1"}
-    with running_site(**model_env(running_fake), **env) as site, site.client() as client, site.client() as other:
+    with running_site(**running_fake.site_env, **env) as site, site.client() as client, site.client() as other:
         session = client.new_session("chat")
         with occupied(client):
             with waiting(client, session) as events:

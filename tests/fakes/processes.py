@@ -75,6 +75,11 @@ class FakeOpenAIProcess(ServerProcess):
         """For `OPENAI_BASE_URL`."""
         return f"{self.url}/v1"
 
+    @property
+    def site_env(self) -> dict[str, str]:
+        """Settings of a site that has it as its model."""
+        return {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": "test"}
+
     def requests(self) -> list[dict[str, Any]]:
         """The chat requests that came, oldest first, as `SeenRequest` describes them."""
         with urllib.request.urlopen(f"{self.url}/requests", timeout=STOP_SECONDS) as response:

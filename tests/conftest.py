@@ -1,5 +1,7 @@
 import asyncio
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +15,6 @@ from sessions_app.services.tokens import create_token
 from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site
 from tests.threads import in_all_threads
-
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
@@ -58,9 +59,12 @@ def site(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
     """The whole system, with the demo agent and a model: the fake server. Its tools act in tests.fakes.own_tools."""
     env = running_fake.site_env
     env["SWEEP_SECONDS"] = "1"
-    env["MODEL_ENDPOINTS"] = "dead=http://127.0.0.1:9/v1"
+    env["MODEL_ENDPOINTS"] = f"dead=http://127.0.0.1:9/v1,marking={running_fake.base_url}"
+    env["CACHE_CONTROL_ENDPOINTS"] = "marking"
     tools = ("send_mail", "produce", "slow")
     env["EXTRA_AGENT_TOOLS"] = ",".join(f"{name}=tests.fakes.own_tools.{name}" for name in tools)
+    env["EXTRA_AGENT_RUNTIMES"] = "own=tests.fakes.own_agent.OwnAgent"
+    env |= {"MCP_COMMANDS": sys.executable, "MCP_ENVIRONMENT": "MCP_TOKEN", "MCP_TOKEN": "secret"}
     with running_site(**env) as running:
         yield running
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.fakes.processes import PROJECT, FakeOpenAIProcess, free_port
-from tests.site import Client, Site, running_site
+from tests.site import Client, Site
 
 COMMAND = [sys.executable, "-m", "tests.fakes.mcp_server"]
 _MAKE = """
@@ -47,17 +47,11 @@ def port() -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def mcp_site(running_fake: FakeOpenAIProcess, port: int) -> Iterator[Site]:
-    env = {
-        "AGENT_MODEL": "fake-model",
-        "OPENAI_BASE_URL": running_fake.base_url,
-        "MCP_COMMANDS": sys.executable,
-        "MCP_ENVIRONMENT": "MCP_TOKEN",
-        "MCP_TOKEN": "secret",
-    }
-    with running_site(**env) as site:
-        site.manage("shell", "-v", "0", "-c", _MAKE.format(command=json.dumps(COMMAND), port=port))
-        yield site
+def mcp_site(site: Site, port: int) -> Iterator[Site]:
+    """With servers and agents that use them; the servers are gone afterwards, and so are their processes."""
+    site.manage("shell", "-v", "0", "-c", _MAKE.format(command=json.dumps(COMMAND), port=port))
+    yield site
+    site.manage("shell", "-v", "0", "-c", "from sessions_app.models import McpServer; McpServer.objects.all().delete()")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """An agent of one's own: ten lines, named in the settings, answering through the whole system."""
 
-from tests.site import Client, Site, running_site, text_of
+from tests.site import Client, Site, text_of
 
 CREATE = "from sessions_app.models import AgentType; AgentType.objects.create(name='own', title='Own', runtime='own')"
 
@@ -9,8 +9,8 @@ def chat(client: Client, message: str) -> list[dict[str, object]]:
     return client.chat(client.new_session("own"), message)
 
 
-def test_it_streams_calls_tools_and_fails_in_order() -> None:
-    with running_site(EXTRA_AGENT_RUNTIMES="own=tests.fakes.own_agent.OwnAgent") as site, site.client() as client:
+def test_it_streams_calls_tools_and_fails_in_order(site: Site) -> None:
+    with site.client() as client:
         add_agent_type(site)
         events = chat(client, "hello")
         assert [event["type"] for event in events] == [

@@ -1,6 +1,5 @@
 """Prompts begin with the same bytes from turn to turn, so that providers find them in their caches."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -8,20 +7,20 @@ import orjson
 import pytest
 
 from tests.fakes.processes import FakeOpenAIProcess
-from tests.site import Client, Site, running_site
+from tests.site import Client, Site
 
 _MAKE = """
 from sessions_app.models import AgentType
-AgentType.objects.create(name="marked", runtime="chat", system_prompt="Be brief. " * 50, tools=["calculator", "clock"])
+AgentType.objects.create(name="marked", runtime="chat", model="fake-model@marking", system_prompt="Be brief. " * 50,
+    tools=["calculator", "clock"])
 """
 
 
 @pytest.fixture(scope="module")
-def caching(running_fake: FakeOpenAIProcess) -> Iterator[Site]:
-    env = {"AGENT_MODEL": "fake-model", "OPENAI_BASE_URL": running_fake.base_url, "CACHE_CONTROL_ENDPOINTS": "default"}
-    with running_site(**env) as site:
-        site.manage("shell", "-v", "0", "-c", _MAKE)
-        yield site
+def caching(site: Site) -> Site:
+    """With an agent whose model wants marks."""
+    site.manage("shell", "-v", "0", "-c", _MAKE)
+    return site
 
 
 def texts(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

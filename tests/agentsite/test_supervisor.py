@@ -159,6 +159,7 @@ def test_other_commands_find_its_databases(lasting_site: Site) -> None:
 
 
 def failed_start(directory: Path, **env: str) -> str:
+    copy_template(directory / "data")
     site = Site(directory / "data", **env)
     site.start()
     assert site.process.wait(60) == 1
@@ -189,6 +190,7 @@ def test_a_missing_model_key_is_one_clear_line(directory: Path) -> None:
 
 
 def test_daphne_serves_it_too(directory: Path) -> None:
+    copy_template(directory / "data")
     site = Site(directory / "data", ASGI_SERVER="daphne")
     site.start()
     try:

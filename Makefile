@@ -15,7 +15,7 @@ run: $(VENV)/.run-ready $(if $(filter 1,$(LOCAL_MODEL)),$(VENV)/.local-ready)
 	@exec $(BIN)/python manage.py up
 
 test: $(VENV)/.dev-ready $(VENV)/.local-ready lint
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev-ready
 	$(BIN)/ruff check .

@@ -16,6 +16,28 @@ from tests.fakes.processes import FakeOpenAIProcess
 from tests.site import Client, Site, running_site
 from tests.threads import in_all_threads
 
+# The longest first: what begins late and takes long leaves the other processes of pytest-xdist idle at the end.
+LONG_FILES = [
+    "faults/test_faults.py",
+    "agentsite/test_supervisor.py",
+    "chat/test_local_model.py",
+    "chat/test_slots.py",
+    "chat/test_lost_frameworks.py",
+    "chat/test_examples.py",
+    "chat/test_durations.py",
+    "chat/test_context.py",
+    "chat/test_lost_worker.py",
+    "monitoring/test_slots.py",
+]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, in the order of the list; it counts where pytest-xdist does not order files by itself."""
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """A test with transactions of its own ends with empty tables: the rows that migrations made are put back for those

@@ -97,6 +97,13 @@ def client_of_site(site: Site) -> Iterator[Client]:
         yield client
 
 
+@pytest.fixture(scope="module")
+def no_traceback(site: Site) -> Iterator[None]:
+    """The tests of a file let the site log none. Other files, which share the site, may."""
+    with site.logs_no_traceback():
+        yield
+
+
 @pytest.fixture(scope="session")
 def stranger(site: Site) -> Iterator[Client]:
     """Another user of the same site."""

@@ -6,6 +6,8 @@ import pytest
 
 from tests.site import Client, Site
 
+pytestmark = pytest.mark.usefixtures("no_traceback")
+
 UNKNOWN = "11111111-2222-3333-4444-555555555555"
 
 
@@ -103,7 +105,3 @@ def test_a_strange_host_is_refused(client_of_site: Client, session: str) -> None
 def test_a_trailing_slash_changes_nothing(client_of_site: Client, session: str) -> None:
     answer = client_of_site.http.post(f"/sessions/{session}/chat/", json={"message": "hi", "stream": False})
     assert answer.json()["status"] == "succeeded"
-
-
-def test_none_of_this_logged_a_traceback(site: Site) -> None:
-    assert "Traceback" not in site.log("web") + site.log("worker") + site.log("background")

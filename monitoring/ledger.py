@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 
 from monitoring.models import Account, Action, Quota
 from monitoring.models.quota import plain
@@ -140,13 +141,16 @@ def release(reservation_id: int) -> None:
         cursor.execute("SELECT monitoring_release(%s)", [reservation_id])
 
 
-_CHARGE_LOST = """
-WITH lost AS (
-    SELECT r.* FROM monitoring_reservation r LEFT JOIN sessions_app_run run ON run.id = r.run_id
-    WHERE (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s) AND CASE
-        WHEN r.run_id IS NULL THEN r.created_at < clock_timestamp() - %(alone_seconds)s * interval '1 second'
-        ELSE run.status <> 'running' OR run.epoch IS DISTINCT FROM r.epoch END
-    FOR UPDATE OF r SKIP LOCKED
+_LOST = """
+SELECT r.id FROM monitoring_reservation r LEFT JOIN sessions_app_run run ON run.id = r.run_id
+WHERE (%(run_id)s::uuid IS NULL OR r.run_id = %(run_id)s) AND CASE
+    WHEN r.run_id IS NULL THEN r.created_at < clock_timestamp() - %(alone_seconds)s * interval '1 second'
+    ELSE run.status <> 'running' OR run.epoch IS DISTINCT FROM r.epoch END
+ORDER BY r.id
+"""
+_CHARGE = """
+WITH lost AS (  -- what is lost once is lost for good: it is charged here, or has been meanwhile
+    SELECT r.* FROM monitoring_reservation r WHERE r.id = %s FOR UPDATE SKIP LOCKED
 ), charged AS (
     INSERT INTO sessions_app_usagerecord (
         session_id, owner_id, agent_type_id, run_id, created_at, model, purpose, input_tokens, output_tokens,
@@ -157,18 +161,13 @@ WITH lost AS (
     RETURNING session_id, run_id, input_tokens, output_tokens, cost
 ), run AS (
     UPDATE sessions_app_run r
-    SET input_tokens = r.input_tokens + sums.input, output_tokens = r.output_tokens + sums.output,
-        cost = r.cost + sums.cost
-    FROM (
-        SELECT run_id, sum(input_tokens) AS input, sum(output_tokens) AS output, sum(cost) AS cost
-        FROM charged GROUP BY run_id
-    ) sums WHERE r.id = sums.run_id
+    SET input_tokens = r.input_tokens + charged.input_tokens, output_tokens = r.output_tokens + charged.output_tokens,
+        cost = r.cost + charged.cost
+    FROM charged WHERE r.id = charged.run_id
 ), session AS (
     UPDATE sessions_app_agentsession s
-    SET input_tokens = s.input_tokens + sums.input, output_tokens = s.output_tokens + sums.output
-    FROM (
-        SELECT session_id, sum(input_tokens) AS input, sum(output_tokens) AS output FROM charged GROUP BY session_id
-    ) sums WHERE s.id = sums.session_id
+    SET input_tokens = s.input_tokens + charged.input_tokens, output_tokens = s.output_tokens + charged.output_tokens
+    FROM charged WHERE s.id = charged.session_id
 )
 SELECT count(*) FROM charged
 """
@@ -178,11 +177,18 @@ ALONE_SECONDS = 600.0  # a call without a run (a summary's) is lost if it takes 
 def charge_lost(*, run_id: uuid.UUID | None = None) -> int:
     """Charge calls whose worker is gone: their run has another one by now, or has ended. Of one run, or of all.
 
-    Harmless if repeated, or if two do it at once. Returns how many there were.
+    Each in a transaction of its own: the accounts of two calls together would be locked out of order. Harmless if
+    repeated, or if two do it at once. Returns how many there were.
     """
     with connection.cursor() as cursor:
-        cursor.execute(_CHARGE_LOST, {"run_id": run_id, "alone_seconds": ALONE_SECONDS})
-        return int(cursor.fetchone()[0])
+        cursor.execute(_LOST, {"run_id": run_id, "alone_seconds": ALONE_SECONDS})
+        lost = [reservation_id for (reservation_id,) in cursor.fetchall()]
+        return sum(_charge(cursor, reservation_id) for reservation_id in lost)
+
+
+def _charge(cursor: CursorWrapper, reservation_id: int) -> int:
+    cursor.execute(_CHARGE, [reservation_id])
+    return int(cursor.fetchone()[0])
 
 
 @dataclass(frozen=True)

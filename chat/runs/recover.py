@@ -20,6 +20,7 @@ from monitoring import slots
 from monitoring.ledger import charge_lost
 from monitoring.pausing import resume_paused
 from sessions_app.failpoints import fail_point
+from sessions_app.services.cancelling import tell_without_worker, untold_sessions
 from sessions_app.services.deciding import expire_approvals, expired_approvals
 from sessions_app.services.dispatching import take_undispatched
 from sessions_app.services.recovering import overdue_runs, recover_run
@@ -36,6 +37,7 @@ def sweep() -> None:
     """All of it: slots first, whose waiting runs are not to be dispatched again."""
     dispatch_undispatched(but=sweep_slots())
     recover_lost_runs()
+    tell_of_cancelled()
     expire_unanswered_approvals()
     charge_lost()
     resume_paused()
@@ -100,6 +102,13 @@ def recover_lost_runs() -> None:
         publish(recovered.told)
         release(run_id)
         dispatch_next(recovered.told.session_id)
+
+
+def tell_of_cancelled() -> None:
+    """Tell of runs that were cancelled while they waited, whose session's worker was lost before it could."""
+    for session_id in untold_sessions():
+        if told := tell_without_worker(session_id=session_id):
+            publish(told)
 
 
 def expire_unanswered_approvals() -> None:

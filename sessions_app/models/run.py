@@ -92,6 +92,9 @@ class Run(models.Model):
                 name="run_active",
             ),
             # What is rare costs the other rows nothing.
+            models.Index(
+                fields=["session"], condition=models.Q(status="cancelled", terminal_cursor=""), name="run_untold"
+            ),
             models.Index(fields=["retry_of"], condition=models.Q(retry_of__isnull=False), name="run_retry_of"),
             models.Index(fields=["steered_into"], condition=models.Q(steered_into__isnull=False), name="run_steered"),
         ]

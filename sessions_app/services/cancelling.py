@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from django.db import transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from sessions_app import facts
@@ -73,6 +74,15 @@ def untold_runs(session_id: uuid.UUID) -> list[tuple[Run, Message]]:
     runs = Run.objects.filter(session_id=session_id, status=RunStatus.CANCELLED, terminal_cursor="")
     messages = Message.objects.filter(run__in=runs, position=0)
     return [(message.run, message) for message in messages.select_related("run").order_by("turn")]
+
+
+def untold_sessions(*, limit: int = 100) -> list[uuid.UUID]:
+    """Sessions with untold runs that no worker holds: the one that was to tell of them is gone."""
+    untold = Run.objects.filter(status=RunStatus.CANCELLED, terminal_cursor="")
+    running = Run.objects.filter(session_id=OuterRef("session_id"), status=RunStatus.RUNNING)
+    message = Message.objects.filter(run_id=OuterRef("pk"), position=0)
+    found = untold.filter(~Exists(running), Exists(message)).order_by("session_id")
+    return list(found.values_list("session_id", flat=True).distinct()[:limit])
 
 
 @transaction.atomic

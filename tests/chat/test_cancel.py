@@ -108,3 +108,23 @@ def test_deleting_a_session_stops_what_runs_in_it(client_of_site: Client, site: 
         assert list(events)[-1]["type"] == "cancelled"
     fake.wait_for_request(lambda request: bool(request["client_disconnected"]))
     assert client_of_site.http.get(f"/sessions/{session}").status_code == 404
+
+
+# A worker was lost between the end of its run and its word on one that was cancelled while it waited.
+_LOSE = """
+from sessions_app.models import AgentSession, Run
+from sessions_app.services.accepting import accept_turn
+session = AgentSession.objects.get(pk="{session}")
+turn = accept_turn(user=session.owner, session_id=session.pk, message="Never mind")
+Run.objects.filter(pk=turn.run_id).update(status="cancelled")
+"""
+
+
+def test_a_cancel_that_a_lost_worker_was_to_tell_is_told(client_of_site: Client, site: Site) -> None:
+    session = client_of_site.new_session()
+    with client_of_site.stream("GET", f"/sessions/{session}/events", params={"after": "0-0"}) as events:
+        site.manage("shell", "-v", "0", "-c", _LOSE.format(session=session))
+        told = [next(events), next(events)]
+    assert [event["type"] for event in told] == ["message", "cancelled"]
+    (run,) = client_of_site.http.get(f"/sessions/{session}/runs").json()["results"]
+    assert run["cursor"] == told[-1]["id"]

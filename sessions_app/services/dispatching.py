@@ -41,7 +41,8 @@ def take_next(session_id: uuid.UUID) -> tuple[uuid.UUID, Placement] | None:
 
 def mark_undispatched(run_ids: Collection[uuid.UUID]) -> None:
     """The broker did not take them: the sweeper dispatches them."""
-    Run.objects.filter(pk__in=run_ids, status=RunStatus.QUEUED).update(dispatched_at=None)
+    for run_id in run_ids:  # one by one: who claims several at once locks them in another order
+        Run.objects.filter(pk=run_id, status=RunStatus.QUEUED).update(dispatched_at=None)
 
 
 @transaction.atomic

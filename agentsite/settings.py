@@ -252,6 +252,7 @@ CELERY_BROKER_POOL_LIMIT = 2  # for publishing, which takes a millisecond; openi
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0.0, "interval_max": 0.1}
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "socket_connect_timeout": 2.0,
+    "socket_timeout": 5.0,  # a worker asks for one second at a time
     "global_keyprefix": "agentsite:",
     # Redis has no acknowledgements; kombu's imitation costs more than the rest of a delivery. A run that is lost with
     # a worker is still queued in Postgres, and the sweeper dispatches it again.

@@ -46,7 +46,7 @@ def test_a_single_run_leaves_at_once_and_alone() -> None:
     outbox = Outbox(broker.send)
     for run_id in (ids := new_ids(3)):
         outbox.add("runs", run_id)
-        broker.wait_for_runs(len(broker.messages) + 1)
+        assert broker.run_ids()[-1] == run_id, "from this thread"
         time.sleep(2 * GATHER_SECONDS)
     assert [run_ids for _, run_ids, _ in broker.messages] == [[run_id] for run_id in ids]
 
@@ -65,11 +65,13 @@ def test_what_comes_while_one_message_is_on_its_way_goes_with_the_next() -> None
     broker = Broker(seconds=0.2)
     outbox = Outbox(broker.send)
     first, *others = new_ids(6)
-    outbox.add("runs", first)
-    broker.wait_for_runs(1)
-    for run_id in others:
-        outbox.add("runs", run_id)
-    broker.wait_for_runs(6)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(outbox.add, "runs", first)
+        broker.wait_for_runs(1)
+        for run_id in others:
+            outbox.add("runs", run_id)
+        assert broker.run_ids() == [first], "who adds does not wait for it"
+        broker.wait_for_runs(6)
     assert [run_ids for _, run_ids, _ in broker.messages] == [[first], others]
 
 

@@ -1,10 +1,13 @@
 """Messages that come while a turn runs wait, first in, first out."""
 
 import itertools
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from tests.fakes.processes import PROJECT, FakeOpenAIProcess
 from tests.site import Client, Site, running_site, text_of
@@ -68,7 +71,8 @@ def test_a_burst_is_executed_within_the_workers_concurrency(fake: FakeOpenAIProc
         assert max(at_once) == 2
 
 
-def test_a_broker_that_takes_nothing_loses_nothing(site: Site, client_of_site: Client) -> None:
+@pytest.mark.parametrize("is_there", [False, True], ids=["gone", "silent"])
+def test_a_broker_that_takes_nothing_loses_nothing(site: Site, client_of_site: Client, is_there: bool) -> None:
     session = client_of_site.new_session("demo")
     code = (
         "from sessions_app.models import AgentSession; from sessions_app.services.accepting import accept_turn;"
@@ -76,12 +80,15 @@ def test_a_broker_that_takes_nothing_loses_nothing(site: Site, client_of_site: C
         f"session = AgentSession.objects.get(pk='{session}');"
         "dispatch_soon(accept_turn(user=session.owner, session_id=session.pk, message='2+2').run_id)"
     )
-    subprocess.run(
-        [sys.executable, "manage.py", "shell", "-v", "0", "-c", code],
-        cwd=PROJECT,
-        env={**site.env, "CELERY_BROKER_URL": "redis://127.0.0.1:9/0"},
-        check=True,
-    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if is_there else 9
+        subprocess.run(
+            [sys.executable, "manage.py", "shell", "-v", "0", "-c", code],
+            cwd=PROJECT,
+            env={**site.env, "CELERY_BROKER_URL": f"redis://127.0.0.1:{port}/0"},
+            check=True,
+            timeout=60.0,
+        )
     deadline = time.monotonic() + 20.0
     while client_of_site.http.get(f"/sessions/{session}/runs").json()["results"][0]["status"] != "succeeded":
         assert time.monotonic() < deadline

@@ -333,7 +333,8 @@ def _by_vectors(conversation: Conversation, question: str) -> Sequence[int]:
     if conversation.name not in _VECTORS:
         found = _loop().run_until_complete(embed_passages([text for _, text, _ in conversation.turns]))
         assert found is not None, "there is no embedder"
-        _VECTORS[conversation.name] = found[1]
+        _VECTORS[conversation.name] = [vector for vector in found[1] if vector is not None]
+        assert len(_VECTORS[conversation.name]) == len(conversation.turns), "the embedder has refused a turn"
     if (key := (conversation.name, question)) not in _RANKINGS:
         asked = _loop().run_until_complete(embed_query(question))
         assert asked is not None

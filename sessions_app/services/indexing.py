@@ -1,7 +1,7 @@
 """The index of a session's messages: what the search reads. Written in the background, behind the conversation."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ def add_entries(entries: Sequence[NewEntry], *, first_ordinal: int) -> None:
             "last_position": entry.last_position,
             "text": searchable(entry.text),
             "language": settings.SEARCH_LANGUAGE,
-            "embedding": as_vector(entry.embedding) if entry.embedding is not None else None,
+            "embedding": as_vector(entry.embedding),
             "embedding_model": entry.embedding_model,
             "importance": entry.importance,
         }
@@ -94,8 +94,10 @@ def add_entries(entries: Sequence[NewEntry], *, first_ordinal: int) -> None:
         cursor.executemany(_ADD, rows)
 
 
-def as_vector(values: Sequence[float]) -> str:
+def as_vector(values: Sequence[float] | None) -> str | None:
     """As pgvector reads it."""
+    if values is None:
+        return None
     return "[" + ",".join(f"{value:.6g}" for value in values) + "]"
 
 
@@ -105,8 +107,8 @@ def stale_ordinals(session_id: uuid.UUID, *, model: str, limit: int) -> list[int
     return list(stale.order_by("-ordinal").values_list("ordinal", flat=True)[:limit])
 
 
-def set_embeddings(vectors: dict[int, Sequence[float]], *, model: str) -> None:
-    """Vectors by the entries' messages: a place may be another message's by now."""
+def set_embeddings(vectors: Mapping[int, Sequence[float] | None], *, model: str) -> None:
+    """Vectors by the entries' messages: a place may be another message's by now. None: this model makes none of it."""
     rows: list[dict[str, Any]] = [
         {"message_id": message_id, "vector": as_vector(vector), "model": model}
         for message_id, vector in vectors.items()

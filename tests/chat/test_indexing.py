@@ -403,6 +403,41 @@ def test_an_embedder_that_fails_is_left_alone_and_asked_later(session: AgentSess
     assert versions(session) == {"embedder#1"}
 
 
+def test_a_text_that_the_embedder_refuses_keeps_no_vector_from_the_others(
+    session: AgentSession, fake: FakeOpenAIProcess, settings: Any
+) -> None:
+    use_embedder(settings, "embedder-strict")
+    for turn in range(1, 6):
+        say(session, turn, f"apples {turn}", "unspeakable " + "pears " * 300 if turn == 3 else f"plums {turn}")
+    assert index_session(session.pk) is False, "there is nothing more to do"
+    assert not indexing.circuit.is_open
+    assert versions(session) == {"embedder-strict#1"}
+    # An entry's vector is also made of the end of the one before it, which the long one leaves out.
+    assert [entry.ordinal for entry in entries(session) if entry.embedding is None] == [6]
+    assert by_words(session, "unspeakable") != []
+    assert len(by_meaning(session, "plums") or []) == 5
+    assert sessions_to_embed() == []
+
+
+def test_an_embedder_that_refuses_everything_is_left_alone(
+    session: AgentSession, fake: FakeOpenAIProcess, settings: Any
+) -> None:
+    use_embedder(settings, "embedder-refusing")
+    say(session, 1, "apples", "pears")
+    index_session(session.pk)
+    assert indexing.circuit.is_open
+    assert versions(session) == {""}, "they are embedded when it is mended"
+
+
+def test_vectors_made_anew_may_be_refused(session: AgentSession, fake: FakeOpenAIProcess, settings: Any) -> None:
+    say(session, 1, "apples", "unspeakable")
+    index_session(session.pk)
+    use_embedder(settings, "embedder-strict")
+    assert index_session(session.pk) is False
+    assert versions(session) == {"embedder-strict#1"}
+    assert [entry.embedding is None for entry in entries(session)] == [False, True]
+
+
 def test_a_text_that_is_too_long_for_the_embedder_is_embedded_in_part(
     session: AgentSession, fake: FakeOpenAIProcess, settings: Any
 ) -> None:

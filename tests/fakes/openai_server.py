@@ -20,8 +20,9 @@ What it does is scripted by a directive in the last user message (the base URL i
 
 Without a directive it repeats what the user said; a model whose name begins with `summarizer` tells how many words it
 was given. `POST /v1/embeddings` answers with vectors of words: 96 numbers, or 12 of a model whose name ends with
-`-12d`; the model `embedder-strict` refuses texts of more than 400 words, and all that are sent with one. `PUT /broken`
-names models that answer 500. `GET /embedded` tells how many texts each embedding request had.
+`-12d`; the model `embedder-strict` refuses texts of more than 400 words or with the word "unspeakable", and all that
+are sent with one; `embedder-refusing` refuses any. `PUT /broken` names models that answer 500. `GET /embedded` tells
+how many texts each embedding request had.
 `GET /requests` tells the last requests (body, headers, deltas sent, whether it was finished or the client went away
 before); `DELETE /requests` forgets them.
 """
@@ -143,8 +144,10 @@ class FakeOpenAI:
         if body["model"] in self.broken_models:
             await send_error(send, 500, "This model is broken")
             return
-        if body["model"] == "embedder-strict" and any(len(text.split()) > STRICT_WORDS for text in body["input"]):
-            await send_error(send, 400, "This text is too long")
+        if body["model"] == "embedder-refusing" or (
+            body["model"] == "embedder-strict" and any(map(is_refused, body["input"]))
+        ):
+            await send_error(send, 400, "This is not embedded")
             return
         self.embedded.append(len(body["input"]))
         size = 12 if body["model"].endswith("-12d") else EMBEDDING_DIMENSIONS
@@ -269,6 +272,10 @@ class Reply:
 
     async def send_last(self, content: bytes) -> None:
         await self.send({"type": "http.response.body", "body": content})
+
+
+def is_refused(text: str) -> bool:
+    return len(text.split()) > STRICT_WORDS or "unspeakable" in text
 
 
 def vector_of(text: str, size: int) -> list[float]:

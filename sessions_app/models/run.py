@@ -16,6 +16,9 @@ class RunStatus(models.TextChoices):
 
 ACTIVE_STATUSES = (RunStatus.QUEUED, RunStatus.RUNNING, RunStatus.AWAITING_APPROVAL)
 
+# Cancelled while no worker had it, and no event has told yet; the runs of a fork's past were never told in it.
+UNTOLD = models.Q(status="cancelled", terminal_cursor="", cancel_requested_at__isnull=False)
+
 
 class Run(models.Model):
     """One turn being executed. Its messages share its `turn`, the session's own count."""
@@ -92,9 +95,7 @@ class Run(models.Model):
                 name="run_active",
             ),
             # What is rare costs the other rows nothing.
-            models.Index(
-                fields=["session"], condition=models.Q(status="cancelled", terminal_cursor=""), name="run_untold"
-            ),
+            models.Index(fields=["session"], condition=UNTOLD, name="run_untold"),
             models.Index(fields=["retry_of"], condition=models.Q(retry_of__isnull=False), name="run_retry_of"),
             models.Index(fields=["steered_into"], condition=models.Q(steered_into__isnull=False), name="run_steered"),
         ]

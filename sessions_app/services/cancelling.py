@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from sessions_app import facts
 from sessions_app.models import AgentSession, Message, Run, RunStatus
-from sessions_app.models.run import ACTIVE_STATUSES
+from sessions_app.models.run import ACTIVE_STATUSES, UNTOLD
 from sessions_app.services.recording import NewEvent, drop_open_calls
 from sessions_app.services.telling import Told, record_told
 from sessions_app.signals import cancel_requested, runs_cancelled
@@ -71,17 +71,16 @@ def _cancel(run: Run, result: CancelResult, is_rollback: bool) -> None:
 
 def untold_runs(session_id: uuid.UUID) -> list[tuple[Run, Message]]:
     """Runs that were cancelled while no worker had them and whose end no event has told yet, with their messages."""
-    runs = Run.objects.filter(session_id=session_id, status=RunStatus.CANCELLED, terminal_cursor="")
+    runs = Run.objects.filter(UNTOLD, session_id=session_id)
     messages = Message.objects.filter(run__in=runs, position=0)
     return [(message.run, message) for message in messages.select_related("run").order_by("turn")]
 
 
 def untold_sessions(*, limit: int = 100) -> list[uuid.UUID]:
     """Sessions with untold runs that no worker holds: the one that was to tell of them is gone."""
-    untold = Run.objects.filter(status=RunStatus.CANCELLED, terminal_cursor="")
     running = Run.objects.filter(session_id=OuterRef("session_id"), status=RunStatus.RUNNING)
     message = Message.objects.filter(run_id=OuterRef("pk"), position=0)
-    found = untold.filter(~Exists(running), Exists(message)).order_by("session_id")
+    found = Run.objects.filter(UNTOLD, ~Exists(running), Exists(message)).order_by("session_id")
     return list(found.values_list("session_id", flat=True).distinct()[:limit])
 
 

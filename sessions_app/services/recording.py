@@ -20,6 +20,7 @@ from django.utils import timezone
 from sessions_app.cursor import Cursor
 from sessions_app.errors import CancelRequestedError, StaleEpochError
 from sessions_app.models import AgentSession, Message, Run, RunStatus, ToolCall, ToolCallStatus
+from sessions_app.models.run import UNTOLD
 from sessions_app.services.claiming import Claim
 
 
@@ -157,7 +158,7 @@ WITH held AS (
 SELECT EXISTS (
     SELECT 1 FROM sessions_app_run untold
     WHERE untold.session_id = held.id AND untold.status = 'cancelled' AND untold.terminal_cursor = ''
-      AND untold.id <> %(run_id)s
+      AND untold.cancel_requested_at IS NOT NULL AND untold.id <> %(run_id)s
 ), EXISTS (
     SELECT 1 FROM sessions_app_run steering
     WHERE steering.session_id = held.id AND steering.status = 'queued' AND steering.is_steering
@@ -224,7 +225,7 @@ def read_aftermath(*, claim: Claim) -> Aftermath:
     """What `finish_run` would return, for a caller who never got its answer."""
     runs = Run.objects.filter(session_id=claim.session_id)
     return Aftermath(
-        runs.filter(status=RunStatus.CANCELLED, terminal_cursor="").exclude(pk=claim.run_id).exists(),
+        runs.filter(UNTOLD).exclude(pk=claim.run_id).exists(),
         runs.filter(status=RunStatus.QUEUED, is_steering=True).exists(),
     )
 

@@ -112,11 +112,12 @@ def test_deleting_a_session_stops_what_runs_in_it(client_of_site: Client, site: 
 
 # A worker was lost between the end of its run and its word on one that was cancelled while it waited.
 _LOSE = """
+from django.utils import timezone
 from sessions_app.models import AgentSession, Run
 from sessions_app.services.accepting import accept_turn
 session = AgentSession.objects.get(pk="{session}")
 turn = accept_turn(user=session.owner, session_id=session.pk, message="Never mind")
-Run.objects.filter(pk=turn.run_id).update(status="cancelled")
+Run.objects.filter(pk=turn.run_id).update(status="cancelled", cancel_requested_at=timezone.now())
 """
 
 

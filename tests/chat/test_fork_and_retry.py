@@ -50,6 +50,22 @@ def test_the_whole_session_forks_without_a_message(client_of_site: Client) -> No
     assert said(history(client_of_site, forked["session_id"])) == said(history(client_of_site, session))
 
 
+def test_a_fork_tells_nothing_of_what_was_cancelled_before_it(client_of_site: Client, site: Site) -> None:
+    session = client_of_site.new_session("chat")
+    asked = {"message": "hi [[tokens=200 delay_ms=5]]"}
+    with client_of_site.stream("POST", f"/sessions/{session}/chat", json=asked) as events, site.client() as other:
+        next(events)
+        other.http.post(f"/sessions/{session}/cancel")
+        assert list(events)[-1]["type"] == "cancelled"
+    forked = fork(client_of_site, session).json()["session_id"]
+    last = client_of_site.chat(forked, "[[tokens=2]]")[-1]["id"]
+    client_of_site.http.post(f"/sessions/{forked}/cancel")
+    once_more = client_of_site.chat(forked, "[[tokens=2]]")[-1]["id"]
+    assert last.split("-")[0] == "1"
+    told = client_of_site.events_after(forked, "0-0", until=once_more)
+    assert {event["type"] for event in told} == {"message", "response", "done"}
+
+
 def test_what_is_not_there_or_anothers_cannot_be_forked(client_of_site: Client, stranger: Client) -> None:
     session, other = client_of_site.new_session(), client_of_site.new_session()
     client_of_site.ask(other, "hi")

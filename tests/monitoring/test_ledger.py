@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Group, User
 
 from monitoring import ledger, prices
+from monitoring.changing import delete_quota, save_quota
 from monitoring.ledger import BudgetExceededError, ModelCall, charge_lost, differences, release, reserve
 from monitoring.models import Account, Action, Measure, Period, Price, Quota, Reservation, Scope
 from sessions_app.errors import StaleEpochError
@@ -34,6 +35,11 @@ def budget(name: str = "b", *, scope: str = Scope.SESSION, limit: int | str = 1_
     quota.full_clean()
     quota.save()
     return quota
+
+
+def switch(quota: Quota, is_on: bool) -> None:
+    quota.is_enabled = is_on
+    save_quota(quota=quota, user=None)
 
 
 def call(session: AgentSession, tokens: int, output: int = 0, **fields: Any) -> ModelCall:
@@ -238,6 +244,25 @@ def test_a_lost_call_is_charged_as_it_was_reserved(session: AgentSession) -> Non
     session.refresh_from_db()
     run.refresh_from_db()
     assert (session.input_tokens, session.output_tokens) == (run.input_tokens, run.output_tokens) == (300, 100)
+    assert differences() == []
+
+
+def test_a_budget_may_change_while_a_call_is_under_way(session: AgentSession) -> None:
+    """Switched off, switched on, made and deleted between reserving and settling: what is left is what was used."""
+    off, deleted, later = budget("off"), budget("deleted"), budget("later", is_enabled=False)
+    reserved = reserve(call(session, 300, 200))
+    switch(off, False)
+    switch(later, True)
+    delete_quota(quota=deleted, user=None)
+    budget("new")
+    settle(session, reserved.id, 310, 20)
+    assert not Reservation.objects.exists()
+    assert not Account.objects.exclude(reserved=0).exists()
+    switch(off, True)
+    reserve(call(session, 1))
+    assert {account.quota.name: account.used for account in Account.objects.all()} == dict.fromkeys(
+        ["off", "later", "new"], 330
+    )
     assert differences() == []
 
 

@@ -5,7 +5,8 @@ import sys
 from django.core.checks import ERROR, run_checks
 from django.db import connection
 from django.db.utils import Error as DatabaseError
-from psycopg_pool import PoolTimeout
+
+CONNECT_SECONDS = 5
 
 
 def refuse_to_start_if_misconfigured() -> None:
@@ -20,13 +21,16 @@ def refuse_to_start_if_misconfigured() -> None:
 
 
 def _database_problems() -> list[str]:
+    settings = connection.settings_dict
+    alone = connection.copy()  # the pool would try again and again, and tell of each time
+    options = {name: value for name, value in settings["OPTIONS"].items() if name != "pool"}
+    alone.settings_dict["OPTIONS"] = {"connect_timeout": CONNECT_SECONDS, **options}
     try:
-        connection.ensure_connection()
-    except (DatabaseError, PoolTimeout):
+        alone.ensure_connection()
+    except DatabaseError:
         # Not the driver's own words: they may hold the password.
-        settings = connection.settings_dict
         where = settings["HOST"] or settings["OPTIONS"].get("host") or "localhost"
         return [f"The database {settings['NAME']!r} at {where} cannot be reached. Check DATABASE_URL."]
     finally:
-        connection.close()
+        alone.close()
     return []

@@ -13,7 +13,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
 from agentsite.startup import refuse_to_start_if_misconfigured  # noqa: E402
-from chat.consumers import SessionConsumer  # noqa: E402
+from chat.consumers import SessionConsumer, UnknownPathConsumer  # noqa: E402
 from chat.streaming_urls import StreamingGateway  # noqa: E402
 
 refuse_to_start_if_misconfigured()
@@ -21,7 +21,12 @@ refuse_to_start_if_misconfigured()
 application = ProtocolTypeRouter(
     {
         "http": StreamingGateway(django_application),
-        "websocket": URLRouter([re_path(r"^ws/(?P<session_id>[^/]+)/?$", SessionConsumer.as_asgi())]),
+        "websocket": URLRouter(
+            [
+                re_path(r"^ws/(?P<session_id>[^/]+)/?$", SessionConsumer.as_asgi()),
+                re_path(r"", UnknownPathConsumer.as_asgi()),
+            ]
+        ),
     }
 )
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,6 +19,7 @@ from django.core.handlers.asgi import ASGIRequest
 from redis.exceptions import RedisError
 
 from chat.latency import Technique, is_used
+from chat.leaving import ClientLeft, telling_who_left
 from chat.runs.cancel import cancel
 from chat.runs.hints import WORKERS
 from chat.runs.start import TurnOptions, start_turn
@@ -35,6 +36,7 @@ from sessions_app.errors import (
     InvalidRequestError,
     MessageTooLargeError,
     NotAuthenticatedError,
+    NotFoundError,
     RunNotFoundError,
     UnavailableError,
 )
@@ -52,11 +54,44 @@ DRAFT_SECONDS = 1.0  # the same, when the client sends what it would send
 MAX_DRAFT = 4_000  # characters: a longer message is not embedded ahead
 
 
-class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
-    """`/ws/{session_id}?after=`: frames in and out are JSON objects with a `type`."""
+class _Consumer(AsyncWebsocketConsumer):  # type: ignore[misc]
+    """What all have in common: frames that are events, and clients that may leave at any moment."""
 
     # Events come by the session's stream. With a layer each open socket would also wait on a channel of its own.
     channel_layer_alias = "none"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await super().__call__(scope, receive, telling_who_left(send))
+
+    async def dispatch(self, message: Any) -> None:
+        with suppress(ClientLeft):  # the server says so too, by a disconnect
+            await super().dispatch(message)
+
+    async def _send(self, event: StreamEvent) -> None:
+        # Straight to the server: the consumer's own send() copies the frame through two more calls.
+        await self.base_send({"type": "websocket.send", "text": as_frame(event)})
+
+    async def _complain(self, error: AgentsiteError) -> None:
+        data: dict[str, Any] = {"code": error.code, "message": error.message}
+        if error.retry_after_seconds is not None:
+            data["retry_after"] = error.retry_after_seconds
+        await self._send(make_event(None, "error", data))
+
+    async def _refuse(self, error: AgentsiteError) -> None:
+        await self._complain(error)
+        await self.close(CLOSE_CODES.get(error.status, 4400))
+
+
+class UnknownPathConsumer(_Consumer):
+    """Any path that is none of ours."""
+
+    async def connect(self) -> None:
+        await self.accept()
+        await self._refuse(NotFoundError())
+
+
+class SessionConsumer(_Consumer):
+    """`/ws/{session_id}?after=`: frames in and out are JSON objects with a `type`."""
 
     async def connect(self) -> None:
         self._tail: asyncio.Task[None] | None = None
@@ -65,8 +100,7 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         try:
             self._user, self._bearer, watching = await enter(self.scope)
         except AgentsiteError as error:
-            await self._complain(error)
-            await self.close(CLOSE_CODES.get(error.status, 4400))
+            await self._refuse(error)
             return
         self._session_id = watching.session_id
         self._tail = asyncio.create_task(self._send_events(watching), name=f"tail-{watching.session_id}")
@@ -129,20 +163,11 @@ class SessionConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 async for batch in batches:
                     for event in batch:
                         await self._send(event)
+        except ClientLeft:
+            pass
         except (RedisError, OSError) as error:
             logger.warning("Redis does not answer: %s", error)
-            await self._complain(UnavailableError())
-            await self.close(CLOSE_CODES[503])
-
-    async def _send(self, event: StreamEvent) -> None:
-        # Straight to the server: the consumer's own send() copies the frame through two more calls.
-        await self.base_send({"type": "websocket.send", "text": as_frame(event)})
-
-    async def _complain(self, error: AgentsiteError) -> None:
-        data: dict[str, Any] = {"code": error.code, "message": error.message}
-        if error.retry_after_seconds is not None:
-            data["retry_after"] = error.retry_after_seconds
-        await self._send(make_event(None, "error", data))
+            await self._refuse(UnavailableError())
 
 
 _COMMANDS: dict[str, Callable[[SessionConsumer, dict[str, Any]], Awaitable[None]]] = {
@@ -196,7 +221,7 @@ def _user_of_cookie(scope: Any, origin: str) -> Any:
     if not request.user.is_authenticated:
         return None
     try:
-        scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], "http")
+        scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         own = {f"{scheme}://{request.get_host()}", *settings.CSRF_TRUSTED_ORIGINS}
     except DisallowedHost:
         own = set()

@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from chat.answers import wait_for_answer
 from chat.api import CANCEL_WAIT_SECONDS, AgentChatView, CancelView, ChatView, EventsView, RetryView, cancel_answer
+from chat.leaving import ClientLeft, telling_who_left
 from chat.runs.cancel import wait_until_cancelled
 from chat.stream.event import StreamEvent, as_sse
 from chat.stream.tail import RunFilter, tail
@@ -50,16 +51,16 @@ class Exchange:
         self.scope = scope
         self.headers: dict[str, str] = {}  # of every answer
         self._receive = receive
-        self._send = send
+        self._send = telling_who_left(send)
 
     async def read_body(self) -> bytes:
-        """The body; raises RequestTooLargeError before it has read more than is allowed."""
+        """The body; raises RequestTooLargeError before it has read more than is allowed, and ClientLeft."""
         parts: list[bytes] = []
         size = 0
         while True:
             message: Any = await self._receive()
             if message["type"] == "http.disconnect":
-                raise ConnectionResetError
+                raise ClientLeft
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > settings.MAX_REQUEST_BYTES:
@@ -177,6 +178,8 @@ async def _answered(exchange: Exchange, handler: Callable[[], Awaitable[None]]) 
         await exchange.answer_json(response.data, response.status_code, dict(response.headers))
     except AgentsiteError as error:
         await exchange.answer_json(error.as_json(), error.status)
+    except ClientLeft:
+        pass
     except (RedisError, OSError) as error:
         logger.warning("Redis does not answer: %s", error)
         unavailable = UnavailableError()

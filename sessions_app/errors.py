@@ -31,6 +31,13 @@ class InvalidRequestError(AgentsiteError):
     status = 400
 
 
+class NotFoundError(AgentsiteError):
+    """There is nothing here."""
+
+    code = "not_found"
+    status = 404
+
+
 class MalformedJSONError(AgentsiteError):
     """The body is not valid JSON."""
 

@@ -100,7 +100,7 @@ def client_of_site(site: Site) -> Iterator[Client]:
 @pytest.fixture(scope="module")
 def no_traceback(site: Site) -> Iterator[None]:
     """The tests of a file let the site log none. Other files, which share the site, may."""
-    with site.logs_no_traceback():
+    with site.logs_none_of("Traceback"):
         yield
 
 

@@ -12,6 +12,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.site import Client, Site
 
+pytestmark = pytest.mark.usefixtures("no_traceback")
+
 
 @contextmanager
 def open_socket(site: Site, session: str, query: str = "", **headers: str) -> Iterator[ClientConnection]:
@@ -156,3 +158,26 @@ def test_a_login_cookie_counts_only_from_the_sites_own_pages(site: Site, client_
     with open_socket(site, session, Cookie=cookie, Origin=site.url) as socket:
         send(socket, type="ping")
         assert receive(socket)["type"] == "pong"
+
+
+@pytest.mark.parametrize("path", ["", "nothing", "ws", "ws/", "ws/a/b", "sessions"])
+def test_a_path_that_is_none_is_told(site: Site, path: str) -> None:
+    with connect(f"{site.ws_url}/{path}") as socket:
+        assert receive(cast(ClientConnection, socket))["data"]["code"] == "not_found"
+        with pytest.raises(ConnectionClosed) as closed:
+            socket.recv(timeout=10)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4404
+
+
+def test_who_leaves_at_once_is_no_fault(site: Site, client_of_site: Client) -> None:
+    session = client_of_site.new_session("chat")
+    with site.logs_none_of("chat.consumers", "Traceback", "never retrieved"):
+        for number in range(12):
+            with open_socket(site, session) as socket:
+                send(socket, type="chat", message=f"{number} [[tokens=100 delay_ms=1]]", on_busy="interrupt")
+                for _ in range(number):
+                    receive(socket)
+                if number % 2:
+                    socket.socket.close()  # as a client that crashes
+        client_of_site.ask(session, "[[tokens=1]]")

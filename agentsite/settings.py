@@ -36,7 +36,7 @@ def env_bool(name: str, default: bool) -> bool:
     raise ImproperlyConfigured(f"Unexpected value {name}={value}, use 1 or 0.")
 
 
-def env_int(name: str, default: int, *, minimum: int = 0) -> int:
+def env_int(name: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
     value = env(name, str(default))
     try:
         number = int(value)
@@ -44,6 +44,8 @@ def env_int(name: str, default: int, *, minimum: int = 0) -> int:
         raise ImproperlyConfigured(f"Unexpected value {name}={value}, use a whole number.") from None
     if number < minimum:
         raise ImproperlyConfigured(f"Unexpected value {name}={value}, use {minimum} or more.")
+    if maximum is not None and number > maximum:
+        raise ImproperlyConfigured(f"Unexpected value {name}={value}, use {maximum} or less.")
     return number
 
 
@@ -102,7 +104,7 @@ def read_secret_key(data_dir: Path) -> str:
 DEBUG = env_bool("DEBUG", False)
 DATA_DIR = (BASE_DIR / env("DATA_DIR", ".data")).resolve()
 HOST = env("HOST", "127.0.0.1")
-PORT = env_int("PORT", 8000, minimum=1)
+PORT = env_int("PORT", 8000, minimum=1, maximum=65_535)
 ASGI_SERVER = env_choice("ASGI_SERVER", "uvicorn", ("uvicorn", "daphne"))
 RESTART_BACKOFF_SECONDS = env_int("RESTART_BACKOFF_SECONDS", 30, minimum=1)  # the supervisor's longest, for a child
 LOG_LEVEL = env_choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
@@ -162,6 +164,7 @@ INSTALLED_APPS = [
     "agentsite",
 ]
 MIDDLEWARE = [
+    "agentsite.middleware.refuse_nul",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -359,7 +362,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": [
         "sessions_app.api.parsers.BoundedJSONParser",
-        "rest_framework.parsers.FormParser",
+        "sessions_app.api.parsers.WaryFormParser",
         "rest_framework.parsers.MultiPartParser",
     ],
     "DEFAULT_RENDERER_CLASSES": [
@@ -408,6 +411,7 @@ LOGGING = {
         "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
         "celery": {"level": "WARNING"},
         "django.request": {"level": "ERROR", "filters": ["our_fault"]},  # 4xx are the client's business
+        "django.security": {"level": "CRITICAL"},  # so is a strange Host
         "django.channels.server": {"level": "WARNING"},
         "daphne": {"level": "WARNING"},
         "aiohttp.access": {"level": "WARNING"},

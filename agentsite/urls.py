@@ -1,8 +1,10 @@
 """Every address of the site. The streaming ones are answered before Django: chat/streaming_urls.py."""
 
+from django.conf import settings
 from django.contrib import admin
 from django.contrib.auth import views as auth_views
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from agentsite.errors import too_many_requests
@@ -21,8 +23,10 @@ urlpatterns = [
     path("login/once/<str:secret>", login_once, name="login-once"),
     re_path(r"^schema/?$", SpectacularAPIView.as_view(), name="schema"),
     re_path(r"^docs/?$", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("favicon.ico", RedirectView.as_view(url=f"{settings.STATIC_URL}chat/icon.svg")),
     path("admin/login/", limited(admin.site.login)),
     path("admin/", admin.site.urls),
 ]
+handler400 = "agentsite.errors.bad_request"
 handler404 = "agentsite.errors.not_found"
 handler500 = "agentsite.errors.server_error"

@@ -48,7 +48,13 @@ SSE = OpenApiResponse(
         )
     ],
 )
-ERRORS = dict.fromkeys((400, 401, 404, 409, 410, 413, 422, 429, 503), ErrorSerializer)
+ERRORS = dict.fromkeys((400, 401, 403, 404, 409, 410, 413, 415, 422, 429, 503), ErrorSerializer)
+# With `stream=false`: the answer; a run that waits for a person or a budget; one that has failed.
+ANSWERS: dict[Any, Any] = {
+    (200, "text/event-stream"): SSE,
+    **{(status, "application/json"): AnswerSerializer for status in (200, 202, 502)},
+    **ERRORS,
+}
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     str,
@@ -90,7 +96,7 @@ class ChatView(StreamView):
         summary="Send a message, stream the answer",
         parameters=[IDEMPOTENCY_KEY],
         request=ChatRequestSerializer,
-        responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
+        responses=ANSWERS,
     )
     def post(self, request: Request, session_id: str) -> Response:
         turn, _ = self.accept(request, session_id)
@@ -145,7 +151,7 @@ class AgentChatView(ChatView):
         summary="Send a message, stream the answer",
         parameters=[IDEMPOTENCY_KEY],
         request=ChatRequestSerializer,
-        responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
+        responses=ANSWERS,
     )
     def post(self, request: Request, session_id: str) -> Response:
         return super().post(request, session_id)
@@ -166,7 +172,7 @@ class RetryView(StreamView):
         tags=["runs"],
         summary="Run a failed or cancelled turn again",
         request=RetryRequestSerializer,
-        responses={(200, "text/event-stream"): SSE, (200, "application/json"): AnswerSerializer, **ERRORS},
+        responses=ANSWERS,
     )
     def post(self, request: Request, run_id: str) -> Response:
         turn, _ = self.accept(request, run_id)
@@ -240,7 +246,7 @@ class CancelView(StreamView):
         responses={
             200: CancelSerializer,
             202: CancelSerializer,
-            **dict.fromkeys((401, 404, 409), ErrorSerializer),
+            **dict.fromkeys((400, 401, 403, 404, 409), ErrorSerializer),
         },
     )
     def post(self, request: Request, session_id: str) -> Response:

@@ -11,12 +11,12 @@ from rest_framework import exceptions
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from sessions_app.errors import AgentsiteError, RequestTooLargeError, UnavailableError
+from sessions_app.errors import AgentsiteError, NotFoundError, RequestTooLargeError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
 _CODES: dict[type[exceptions.APIException], str] = {
-    exceptions.ParseError: "malformed_json",
+    exceptions.ParseError: "malformed_body",
     exceptions.AuthenticationFailed: "not_authenticated",
     exceptions.NotAuthenticated: "not_authenticated",
     exceptions.PermissionDenied: "permission_denied",
@@ -33,7 +33,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
     """DRF's hook. None lets the unexpected travel on to Django, which logs it once."""
     set_rollback()
     if isinstance(error, exceptions.ValidationError):
-        return _answer("invalid_request", first_message(error.detail), 400, fields=error.detail)
+        fields = error.detail if isinstance(error.detail, dict) else None  # else it is the body as a whole
+        return _answer("invalid_request", first_message(error.detail), 400, fields=fields)
     if isinstance(error, exceptions.APIException):
         return _api_exception(error)
     known = _known(error)
@@ -46,7 +47,7 @@ def _known(error: Exception) -> AgentsiteError | None:
     if isinstance(error, RequestDataTooBig):
         return RequestTooLargeError()
     if isinstance(error, Http404):
-        return _FromDjango("not_found", "There is nothing here.", 404)
+        return NotFoundError()
     if isinstance(error, PermissionDenied):
         return _FromDjango("permission_denied", "You may not do this.", 403)
     if isinstance(error, SuspiciousOperation):
@@ -67,7 +68,10 @@ class _FromDjango(AgentsiteError):
 
 def _api_exception(error: exceptions.APIException) -> Response:
     code = next((name for kind, name in _CODES.items() if isinstance(error, kind)), "error")
-    response = _answer(code, first_message(error.detail), error.status_code)
+    message = first_message(error.detail)
+    if message.startswith("CSRF Failed"):  # DRF has no exception of its own for it
+        code = "csrf_failed"
+    response = _answer(code, message, error.status_code)
     if header := getattr(error, "auth_header", None):
         response["WWW-Authenticate"] = header
     if (wait := getattr(error, "wait", None)) is not None:

@@ -1,4 +1,4 @@
-"""JSON bodies: bounded, UTF-8, and without what PostgreSQL cannot keep."""
+"""JSON bodies: bounded, UTF-8, and without what PostgreSQL cannot keep. And forms, if they are no JSON by mistake."""
 
 import re
 from collections.abc import Mapping
@@ -6,10 +6,10 @@ from typing import IO, Any
 
 import orjson
 from django.conf import settings
-from rest_framework.exceptions import ParseError
-from rest_framework.parsers import BaseParser
+from rest_framework.exceptions import UnsupportedMediaType
+from rest_framework.parsers import BaseParser, FormParser
 
-from sessions_app.errors import RequestTooLargeError
+from sessions_app.errors import MalformedJSONError, RequestTooLargeError
 
 # An escaped NUL: a backslash that is not itself escaped, then u0000.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
@@ -35,12 +35,27 @@ class BoundedJSONParser(BaseParser):
         try:
             value = orjson.loads(body)
         except orjson.JSONDecodeError as error:
-            raise ParseError(f"The body is not valid JSON: {error}") from None
+            raise MalformedJSONError(f"The body is not valid JSON: {error}") from None
         if _NUL.search(body):
-            raise ParseError("The body contains a NUL character.")
+            raise MalformedJSONError("The body contains a NUL character.")
         if not _is_shallow(value, _MAX_DEPTH):
-            raise ParseError(f"The body is nested more than {_MAX_DEPTH} levels deep.")
+            raise MalformedJSONError(f"The body is nested more than {_MAX_DEPTH} levels deep.")
         return value
+
+
+class WaryFormParser(FormParser):
+    """A form, unless it is a JSON document: curl sends one as a form if nobody tells it otherwise."""
+
+    def parse(
+        self,
+        stream: IO[Any],
+        media_type: str | None = None,
+        parser_context: Mapping[str, Any] | None = None,
+    ) -> Any:
+        form = super().parse(stream, media_type, parser_context)
+        if next(iter(form), "").lstrip().startswith(("{", "[")):
+            raise UnsupportedMediaType(self.media_type, "This is JSON: send it with Content-Type: application/json.")
+        return form
 
 
 def _is_shallow(value: Any, depth: int) -> bool:

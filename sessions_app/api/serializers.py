@@ -6,6 +6,7 @@ import orjson
 from django.conf import settings
 from rest_framework import serializers
 
+from sessions_app.errors import StateTooLargeError
 from sessions_app.models import AgentSession, ApiToken, Message, Run, RunStatus
 
 
@@ -15,7 +16,7 @@ class StateField(serializers.DictField):
     def to_internal_value(self, data: Any) -> Any:
         value = super().to_internal_value(data)
         if len(orjson.dumps(value)) > settings.MAX_STATE_BYTES:
-            raise serializers.ValidationError(f"A state document has at most {settings.MAX_STATE_BYTES} bytes.")
+            raise StateTooLargeError(f"A state document has at most {settings.MAX_STATE_BYTES} bytes.")
         return value
 
 

@@ -14,6 +14,7 @@ from sessions_app import queries
 from sessions_app.access import get_run, get_session
 from sessions_app.api import serializers
 from sessions_app.api.pagination import Pages
+from sessions_app.api.parsers import BoundedJSONParser
 from sessions_app.authentication import create_ticket
 from sessions_app.models import AgentSession, ApiToken, Run
 from sessions_app.services import cancelling, forking, sessions, tokens
@@ -149,6 +150,8 @@ class StateView(APIView):
 
     PUT replaces it, PATCH merges (RFC 7396: null removes a key), DELETE empties it.
     """
+
+    parser_classes = [BoundedJSONParser]  # a form's fields would replace it by texts
 
     @extend_schema(
         operation_id="state_get", tags=["state"], summary="Read the state", responses={200: dict, **NotFound}

@@ -54,7 +54,6 @@ def test_it_opens_one_with_the_default_agent(api: APIClient) -> None:
         ({"ttl_seconds": 1}, "invalid_request", "ttl_seconds"),
         ({"ttl_seconds": "soon"}, "invalid_request", "ttl_seconds"),
         ({"initial_context": "text"}, "invalid_request", "initial_context"),
-        ({"initial_context": {"big": "x" * 300_000}}, "invalid_request", "initial_context"),
         ([], "invalid_request", "non_field_errors"),
     ],
     ids=str,
@@ -64,6 +63,12 @@ def test_it_refuses_what_is_wrong_and_names_it(body: Any, code: str, field: str 
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, code)
     assert field is None or field in error["fields"]
+    assert not AgentSession.objects.exists()
+
+
+def test_it_refuses_a_state_that_is_too_large(api: APIClient) -> None:
+    answer = post(api, "/sessions", {"initial_context": {"big": "x" * 300_000}})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "state_too_large")
     assert not AgentSession.objects.exists()
 
 

@@ -39,4 +39,4 @@ def test_a_backslash_before_u0000_is_only_text(api: APIClient, url: str) -> None
 
 
 def test_it_is_bounded(api: APIClient, url: str) -> None:
-    assert api.put(url, {"a": "x" * 262_144}, format="json").status_code == 400
+    assert api.put(url, {"a": "x" * 262_144}, format="json").status_code == 413

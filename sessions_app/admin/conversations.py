@@ -1,11 +1,14 @@
 """Sessions with their history, runs, messages and events."""
 
+import json
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils import formats, timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
@@ -69,9 +72,19 @@ class AgentSessionAdmin(ReadOnlyAdmin):
     @admin.display(description=f"the newest {HISTORY_SHOWN} messages")
     def history(self, session: AgentSession) -> SafeString:
         newest = queries.history(session, limit=HISTORY_SHOWN).messages
-        rows = ((message.role, message.created_at, message.content or message.tool_calls) for message in newest)
+        rows = ((message.role, _moment(message.created_at), _said(message)) for message in newest)
         body = format_html_join("", '<tr><th>{}</th><td>{}</td><td style="white-space:pre-wrap">{}</td></tr>', rows)
         return format_html("<table>{}</table>", body)
+
+
+def _moment(at: datetime) -> str:
+    return formats.date_format(timezone.localtime(at), "Y-m-d H:i:s")
+
+
+def _said(message: Message) -> str:
+    """What a message says, and which tools it calls."""
+    calls = [f"→ {call['name']}({json.dumps(call['arguments'], ensure_ascii=False)})" for call in message.tool_calls]
+    return "\n".join([message.content, *calls] if message.content else calls)
 
 
 _RECORDS = (

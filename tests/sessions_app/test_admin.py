@@ -1,5 +1,6 @@
 """The operators' admin."""
 
+import html
 from typing import Any
 
 import pytest
@@ -98,6 +99,13 @@ def test_a_session_shows_its_history_and_links_its_records(admin: Any, filled: A
         link = f"{url(model)}?session__id__exact={filled.pk}"
         assert link in page
         assert admin.get(link).status_code == 200
+
+
+def test_a_sessions_history_names_the_tools_that_were_called(admin: Any, filled: AgentSession) -> None:
+    call = {"id": "c1", "name": "clock", "arguments": {"timezone": "Asia/Tōkyō"}}
+    Message.objects.filter(session=filled, role="assistant").update(content="I look.", tool_calls=[call])
+    page = html.unescape(admin.get(url(AgentSession, f"{filled.pk}/change/")).content.decode())
+    assert 'I look.\n→ clock({"timezone": "Asia/Tōkyō"})' in page
 
 
 def test_an_agent_type_names_only_what_there_is(admin: Any) -> None:

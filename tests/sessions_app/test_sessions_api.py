@@ -72,6 +72,15 @@ def test_it_refuses_a_state_that_is_too_large(api: APIClient) -> None:
     assert not AgentSession.objects.exists()
 
 
+@pytest.mark.parametrize(
+    "query", ["limit=abc", "limit=0", "limit=-1", "limit=1.5", "offset=-1", "offset=x", f"offset={10**30}"]
+)
+def test_a_page_that_makes_no_sense_is_refused(query: str, api: APIClient) -> None:
+    answer = api.get(f"/sessions?{query}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_request")
+    assert list(answer.json()["error"]["fields"]) == [query.split("=", maxsplit=1)[0]]
+
+
 def test_it_changes_title_and_state(api: APIClient, session: AgentSession) -> None:
     answer = api.patch(f"/sessions/{session.pk}", {"title": "New", "state": {"b": 2}}, format="json")
     assert (answer.json()["title"], answer.json()["state"]) == ("New", {"b": 2})

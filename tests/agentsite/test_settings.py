@@ -21,6 +21,7 @@ def run(*argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         ({"DEBUG": "maybe"}, "Unexpected value DEBUG=maybe, use 1 or 0."),
         ({"PORT": "http"}, "Unexpected value PORT=http, use a whole number."),
         ({"PORT": "0"}, "Unexpected value PORT=0, use 1 or more."),
+        ({"PORT": "99999"}, "Unexpected value PORT=99999, use 65535 or less."),
         ({"ASGI_SERVER": "gunicorn"}, "Unexpected value ASGI_SERVER=gunicorn, use one of: uvicorn, daphne."),
         ({"DATABASE_URL": "mysql://a:secret@b/c"}, "Unexpected DATABASE_URL, use postgresql://"),
     ],

@@ -14,6 +14,8 @@ from agentsite import settings
 
 FIRST_BACKOFF_SECONDS = 0.5
 STEADY_AFTER_SECONDS = 60.0  # a child that lived so long starts anew without back-off
+WORKER_PATIENCE_SECONDS = settings.DRAIN_SECONDS + 10.0  # it hands over its runs first
+DATABASE_PATIENCE_SECONDS = 60.0  # what is killed has to recover at the next start
 
 
 @dataclass

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from agentsite.supervisor.children import Child, as_user
+from agentsite.supervisor.children import DATABASE_PATIENCE_SECONDS, Child, as_user
 from agentsite.supervisor.config import StartError
 
 DATABASE = "agentsite"
@@ -64,7 +64,12 @@ class EmbeddedPostgres:
         options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
         argv = [str(bin_dir() / "postgres"), "-D", str(self._pgdata), "-k", str(self._socket_dir), *options]
         self.child = Child(
-            "postgres", argv, self._log_path, user=self._user, stop_signal=signal.SIGINT, patience_seconds=60.0
+            "postgres",
+            argv,
+            self._log_path,
+            user=self._user,
+            stop_signal=signal.SIGINT,
+            patience_seconds=DATABASE_PATIENCE_SECONDS,
         )
         self.child.start()
         self._wait_until_ready()

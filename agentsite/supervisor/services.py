@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from agentsite import settings
-from agentsite.supervisor.children import Child
+from agentsite.supervisor.children import WORKER_PATIENCE_SECONDS, Child
 from agentsite.supervisor.config import Config
 from chat.routing import queues_of_worker
 
@@ -51,7 +51,7 @@ def _worker(config: Config, number: int, logs: Path, env: Mapping[str, str]) -> 
     name = f"worker-{number}"
     queues = ",".join(queues_of_worker(settings.WORKER_CAPABILITIES))
     argv = _celery_worker(queues, name, "-P", "threads", "-c", str(config.worker_concurrency))
-    return Child(name, argv, logs / f"{name}.log", env, patience_seconds=settings.DRAIN_SECONDS + 10.0)
+    return Child(name, argv, logs / f"{name}.log", env, patience_seconds=WORKER_PATIENCE_SECONDS)
 
 
 def local_model(data_dir: Path, port: int) -> Child:

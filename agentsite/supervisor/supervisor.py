@@ -55,8 +55,7 @@ class Supervisor:
         make_data_dir(config)
         with take_lock(config):
             self._listen_for_signals()
-            if count := leftovers.end_leftovers(config.data_dir):
-                say(f"Ended {count} processes that a killed supervisor had left.")
+            leftovers.end_leftovers(config.data_dir, say)
             check_port(config)
             try:
                 self._start()

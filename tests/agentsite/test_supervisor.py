@@ -7,6 +7,8 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import httpx
 import psutil
 import pytest
 
+from agentsite.supervisor.leftovers import record_processes
+from tests.fakes.processes import PROJECT, FakeOpenAIProcess
 from tests.site import Site
 from tests.template import copy_template
 
@@ -141,6 +145,53 @@ def test_after_sigkill_the_next_start_keeps_the_data_and_leaves_nobody_behind(ow
         history = client.http.get(f"/sessions/{session}/history").json()["messages"]
         assert history[-1]["content"] == answer["response"]
         assert client.ask(session, "again")["status"] == "succeeded"
+
+
+def wait_said(site: Site, words: str) -> None:
+    deadline = time.monotonic() + 30
+    while words not in site.output:
+        assert time.monotonic() < deadline, site.output
+        time.sleep(0.05)
+
+
+def test_after_sigkill_the_next_start_ends_the_databases_last_and_charges_no_run(
+    directory: Path, running_fake: FakeOpenAIProcess
+) -> None:
+    copy_template(directory / "data")
+    env = {**running_fake.site_env, "DRAIN_SECONDS": "1"}
+    with started(Site(directory / "data", **env)) as site, site.client() as client:
+        session = client.new_session("chat")
+        asked = {"message": "[[tokens=3000 delay_ms=10]]"}  # longer than the old worker and the start take together
+        with client.stream("POST", f"/sessions/{session}/chat", json=asked) as events:
+            assert next(events)["type"] == "message"
+            cursor = next(events)["id"]
+        worker, *databases = (child(site, word) for word in ("worker-1@%h", "bin/postgres", "valkey-server"))
+        worker.suspend()  # it ends when it is let go on: what comes before that is seen, however fast the machine
+        site.process.kill()
+        site.process.wait()
+        site.start()
+        wait_said(site, "Ending the site and workers that a killed supervisor had left (4 processes, 11 s at most) ...")
+        assert "Ending the databases" not in site.output
+        assert all(database.status() != psutil.STATUS_ZOMBIE for database in databases)
+        worker.resume()
+        site.wait_ready()
+        assert "Ending the databases that a killed supervisor had left (2 processes, 60 s at most) ..." in site.output
+        wait_gone([worker, *databases])
+        with client.stream("GET", f"/sessions/{session}/events", params={"after": cursor}) as events:
+            assert next(event["type"] for event in events if event["type"] != "response") == "discard"
+            assert next(events)["type"] == "response"
+        run = client.http.get(f"/sessions/{session}/runs").json()["results"][0]
+        assert (run["status"], run["attempt"]) == ("running", 1)
+
+
+def test_what_ended_is_not_waited_for_though_its_parent_takes_no_notice(directory: Path) -> None:
+    """As in a container whose first process is no init."""
+    code = "import sys; from agentsite.supervisor.leftovers import *; end_leftovers(Path(sys.argv[1]), print)"
+    with subprocess.Popen(["sleep", "60"]) as left:
+        record_processes(directory, [left.pid])
+        # Below the patience with a worker.
+        subprocess.run([sys.executable, "-c", code, str(directory)], cwd=PROJECT, check=True, timeout=10)
+        assert left.wait() == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

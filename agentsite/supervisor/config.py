@@ -1,5 +1,6 @@
 """What `manage.py up` is to start, from the environment."""
 
+import errno
 import os
 import secrets
 import socket
@@ -63,15 +64,21 @@ def make_data_dir(config: Config) -> None:
 def check_port(config: Config) -> None:
     """Raises StartError if somebody listens there already, or if the address is not this machine's."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((config.host, config.port))
-        except OSError as error:
-            hint = "Stop what listens there or choose another PORT."
-            raise StartError(
-                f"Cannot listen on {config.host}:{config.port}: {error.strerror or error}. {hint}"
-            ) from None
+    except (OSError, TypeError) as error:  # TypeError: no domain can have such a name
+        reason, hint = getattr(error, "strerror", None) or error, _listen_hint(getattr(error, "errno", None))
+        raise StartError(f"Cannot listen on {config.host}:{config.port}: {reason}. {hint}") from None
+
+
+def _listen_hint(number: int | None) -> str:
+    if number == errno.EADDRINUSE:
+        return "Stop what listens there or choose another PORT."
+    if number == errno.EACCES:  # the lowest ones are root's
+        return "Choose a PORT of 1024 or more."
+    return "Set HOST to an address of this machine, or to 0.0.0.0 for all of them."
 
 
 def free_port() -> int:

@@ -225,6 +225,22 @@ def test_a_port_in_use_is_one_clear_line(directory: Path) -> None:
         port = taken.getsockname()[1]
         said = failed_start(directory, PORT=str(port))
     assert said.startswith(f"agentsite: Cannot listen on 127.0.0.1:{port}: Address already in use.")
+    assert said.endswith(" Stop what listens there or choose another PORT.")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        pytest.param("192.0.2.1", id="an address of documentation, which no machine has"),
+        pytest.param("no-such-host.invalid", id="a name that does not resolve"),
+        pytest.param("ä..b", id="what cannot be a name"),
+        pytest.param("2001:db8::1", id="the same of IPv6"),
+    ],
+)
+def test_a_host_that_is_not_this_machine_is_one_clear_line(host: str, directory: Path) -> None:
+    said = failed_start(directory, HOST=host)
+    assert said.startswith(f"agentsite: Cannot listen on {host}:")
+    assert said.endswith(" Set HOST to an address of this machine, or to 0.0.0.0 for all of them.")
 
 
 def test_a_wrong_database_url_is_one_clear_line(directory: Path) -> None:
@@ -274,3 +290,14 @@ def test_an_ordinary_user_can_run_it(directory: Path) -> None:
             assert client.ask(client.new_session(), "hello")["status"] == "succeeded"
     finally:
         assert site.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="it needs to become somebody who may not")
+def test_a_port_that_is_only_roots_is_one_clear_line(directory: Path) -> None:
+    nobody = pwd.getpwnam("nobody")
+    os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    site = Site(directory / "data", PORT="81", HOME=str(directory))
+    site.start(as_user=AS_NOBODY)
+    assert site.process.wait(60) == 1
+    hint = "Choose a PORT of 1024 or more."
+    assert site.output == f"agentsite: Cannot listen on 127.0.0.1:81: Permission denied. {hint}\n"

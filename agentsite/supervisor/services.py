@@ -29,7 +29,8 @@ def _web(config: Config) -> list[str]:
     host, port = config.host, str(config.port)
     application = "agentsite.asgi:application"
     if config.asgi_server == "daphne":
-        return [sys.executable, "-m", "daphne", "-b", host, "-p", port, "--verbosity", "0", application]
+        sizes = [f"--websocket-max-{what}-size={MAX_FRAME_BYTES}" for what in ("frame", "message")]
+        return [sys.executable, "-m", "daphne", "-b", host, "-p", port, "--verbosity", "0", *sizes, application]
     options = {
         "--host": host,
         "--port": port,

@@ -257,19 +257,6 @@ def test_a_missing_model_key_is_one_clear_line(directory: Path) -> None:
     assert "neither OPENAI_API_KEY nor OPENAI_BASE_URL" in failed_start(directory, **env)
 
 
-def test_daphne_serves_it_too(directory: Path) -> None:
-    copy_template(directory / "data")
-    site = Site(directory / "data", ASGI_SERVER="daphne")
-    site.start()
-    try:
-        with site.wait_ready().client() as client:
-            assert client.http.get("/health").headers.get("server", "").lower() == "daphne"
-            events = client.chat(client.new_session(), "What is 4*4?")
-            assert events[-1]["type"] == "done"
-    finally:
-        assert site.stop() == 0
-
-
 # As nobody, but able to read a checkout or a Python below /root.
 AS_NOBODY = [
     *("setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"),

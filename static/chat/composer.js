@@ -55,6 +55,11 @@ export class Composer {
     this.changed();
   }
 
+  // A text that was refused: it stands behind what has been written since.
+  offer(text) {
+    this.put([this.box.value, text].filter(Boolean).join("\n\n"));
+  }
+
   // A hint that a message is on its way, so that the workers prepare; not with every key.
   typed() {
     this.changed();
@@ -85,5 +90,10 @@ export class Composer {
   complain(message) {
     this.alert.textContent = message;
     this.alert.hidden = !message;
+  }
+
+  // This complaint, if it stands there, is no longer true.
+  withdraw(message) {
+    if (this.alert.textContent === message) this.complain("");
   }
 }

@@ -217,7 +217,7 @@ export class Conversation {
     this.onActive = onActive;
     this.announce = announce;
     this.step = new Step(run);
-    this.unconfirmed = new Map(); // client_ref -> row, until the server has the message on record
+    this.unconfirmed = new Map(); // key of a message -> its row, until the server has the message on record
     this.waiting = new Set(); // ids of messages whose turn has not begun
     list.querySelectorAll(".assistant .text:not([hidden])").forEach((text) => render(text, text.textContent));
     watchScroll();
@@ -225,11 +225,11 @@ export class Conversation {
     earlier.addEventListener("click", () => this.loadEarlier());
   }
 
-  addOwn(text, clientRef) {
+  addOwn(text, key) {
     const row = makeRow("user");
     show(row.querySelector(".text"), text);
     show(row.querySelector(".note"), "Sending …");
-    this.unconfirmed.set(clientRef, row);
+    this.unconfirmed.set(key, row);
     list.append(row);
     isAtEnd = true;
     follow();
@@ -244,8 +244,9 @@ export class Conversation {
   on_accepted({ message_id, run_id, client_ref }) {
     const row = this.unconfirmed.get(client_ref);
     this.unconfirmed.delete(client_ref);
-    if (findMessage(message_id)) return row?.remove(); // its own event was faster
     if (!row) return;
+    // Its own event was faster, or the page was loaded with it; without an id it stands in the run that tried it again.
+    if (!message_id || findMessage(message_id)) return row.remove();
     row.dataset.message = message_id;
     row.dataset.run = run_id;
     this.waiting.add(String(message_id));
@@ -273,11 +274,11 @@ export class Conversation {
     return Boolean(this.run) && run !== this.run;
   }
 
-  // The connection broke before the server confirmed it: the event itself is the confirmation.
+  // The event comes before the confirmation, as it does when the connection broke in between.
   adopt(content) {
-    for (const [ref, row] of this.unconfirmed) {
+    for (const [key, row] of this.unconfirmed) {
       if (row.querySelector(".text").textContent === content) {
-        this.unconfirmed.delete(ref);
+        this.unconfirmed.delete(key);
         return row;
       }
     }
@@ -411,13 +412,10 @@ export class Conversation {
     this.onActive(isActive);
   }
 
-  // After a reconnect: what was sent into a dying connection and never confirmed.
-  offerAgain(putBack) {
-    for (const [ref, row] of this.unconfirmed) {
-      this.unconfirmed.delete(ref);
-      putBack(row.querySelector(".text").textContent);
-      row.remove();
-    }
+  // The server has refused it. Whether it was still unconfirmed: its event may have come meanwhile.
+  removeOwn(key) {
+    this.unconfirmed.get(key)?.remove();
+    return this.unconfirmed.delete(key);
   }
 
   async loadEarlier() {

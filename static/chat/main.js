@@ -7,11 +7,12 @@ import { Composer } from "./composer.js";
 import { Connection } from "./connection.js";
 import { ContextMeter } from "./context.js";
 import { Conversation } from "./conversation.js";
+import { Outbox } from "./outbox.js";
 import { setTitle, watchSidebar } from "./sidebar.js";
 
 const page = document.getElementById("app").dataset;
 const state = document.getElementById("state");
-const firstMessageKey = (id) => `first:${id}`;
+const NO_CONNECTION = "There is no connection now. Your text is kept; send it again when the page is live.";
 
 function watchTheme() {
   document.getElementById("theme").addEventListener("click", () => {
@@ -29,7 +30,7 @@ function startPage() {
   const composer = new Composer("new", {
     async onSend(text) {
       const { session_id: id } = await createSession(document.getElementById("agent").value);
-      sessionStorage.setItem(firstMessageKey(id), text);
+      new Outbox(id).add(text);
       location.assign(`${page.pageUrl}${id}/`);
     },
     onStop() {},
@@ -40,7 +41,7 @@ function startPage() {
 
 function conversationPage() {
   const id = page.session;
-  let refs = 0;
+  const outbox = new Outbox(id);
   const complain = (message) => composer.complain(message);
   const announce = (text) => (document.getElementById("announce").textContent = text);
   const earlier = document.getElementById("earlier");
@@ -48,26 +49,30 @@ function conversationPage() {
 
   const composer = new Composer(id, {
     onSend(text) {
-      const clientRef = `${Date.now()}-${++refs}`;
-      if (!connection.send({ type: "chat", message: text, client_ref: clientRef })) {
-        throw new Error("There is no connection now. Your text is kept; send it again when the page is live.");
-      }
-      conversation.addOwn(text, clientRef);
+      if (!connection.isLive) throw new Error(NO_CONNECTION);
+      const key = outbox.add(text);
+      conversation.addOwn(text, key);
+      transmit(key, text);
     },
     onStop: () => connection.send({ type: "cancel" }),
     onTyping: (draft) => connection.send({ type: "typing", message: draft.slice(0, 4000) }),
   });
+  const transmit = (key, message) =>
+    connection.send({ type: "chat", message, client_ref: key, idempotency_key: key });
   const onActive = (isActive) => composer.setActive(isActive);
   const conversation = new Conversation(id, page.run, { onActive, announce });
   conversation.setActive(page.active === "true");
+  outbox.messages.forEach((text, key) => conversation.addOwn(text, key));
   if (conversation.isActive) showApprovals(id, conversation).catch((error) => complain(error.message));
 
   const connection = new Connection(`${page.socketUrl}${id}`, page.cursor, {
     onEvent(event) {
       if (event.type === "error" && !event.id) {
         complain(event.data.message);
-        conversation.offerAgain((text) => composer.put(text));
+        const refused = outbox.refuse();
+        if (refused && conversation.removeOwn(refused.key)) composer.offer(refused.text);
       }
+      if (event.type === "accepted") outbox.confirm(event.data.client_ref);
       conversation.take(event);
       if (event.type === "done") refreshTitle(id);
       if (["done", "cancelled", "error"].includes(event.type)) meter.refresh();
@@ -76,7 +81,9 @@ function conversationPage() {
       state.dataset.state = name;
       state.textContent = name;
       if (message) complain(message);
-      if (name === "live") sendFirst(id, composer);
+      if (name !== "live") return;
+      composer.withdraw(NO_CONNECTION);
+      outbox.messages.forEach((text, key) => transmit(key, text)); // into this connection, whatever became of the last
     },
   });
   const meter = new ContextMeter(id, { draft: () => composer.box.value, complain });
@@ -89,14 +96,6 @@ function conversationPage() {
 async function showApprovals(id, conversation) {
   for (const approval of await loadApprovals(id)) conversation.on_approval_required(approval);
   await showBudgets(id);
-}
-
-function sendFirst(id, composer) {
-  const text = sessionStorage.getItem(firstMessageKey(id));
-  if (text === null) return;
-  sessionStorage.removeItem(firstMessageKey(id));
-  composer.put(text);
-  composer.submit();
 }
 
 async function refreshTitle(id) {

@@ -67,15 +67,17 @@ function conversationPage() {
 
   const connection = new Connection(`${page.socketUrl}${id}`, page.cursor, {
     onEvent(event) {
-      if (event.type === "error" && !event.id) {
+      const isRefusal = event.type === "error" && !event.id;
+      if (isRefusal) {
         complain(event.data.message);
         const refused = outbox.refuse();
         if (refused && conversation.removeOwn(refused.key)) composer.offer(refused.text);
       }
       if (event.type === "accepted") outbox.confirm(event.data.client_ref);
       conversation.take(event);
-      if (event.type === "done") refreshTitle(id);
-      if (["done", "cancelled", "error"].includes(event.type)) meter.refresh();
+      if (isRefusal || !["done", "cancelled", "error"].includes(event.type)) return;
+      meter.refresh();
+      refreshTitle(id); // the first turn gives one, however it ends
     },
     onState(name, message) {
       state.dataset.state = name;

@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.chatting import BREAKABLE, receive, roles, send, send_frame, shown, start, wait_for_answer
@@ -184,6 +185,18 @@ def test_conversations_are_renamed_searched_and_deleted(page: Page, site: Site) 
     page.locator(".session .delete").click()
     page.click("#delete .danger")
     expect(page.locator(".session", has_text="Birds of the south")).to_have_count(0)
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_a_conversation_has_its_title_however_its_first_turn_ends(page: Page, end: str) -> None:
+    asked = "[[status=500]]" if end == "failed" else "[[tokens=5000 delay_ms=5]]"
+    start(page, asked, agent="chat")
+    if end == "stopped":
+        expect(page.locator(".message.assistant .text")).to_contain_text("tok10")
+        page.click("#stop")
+    wait_for_answer(page)
+    expect(page.locator("#title")).to_have_text(asked)
+    expect(page.locator(".session.current .session-title")).to_have_text(asked)
 
 
 def test_it_works_by_keyboard_alone(page: Page) -> None:

@@ -18,6 +18,8 @@ export function watchSidebar(currentSession, complain) {
     }
     if (event.key === "Escape") setOpen(false);
   });
+  // Not a submit button: Enter in the field presses the first of those, and that is Save.
+  document.getElementById("keep-title").addEventListener("click", () => document.getElementById("rename").close());
   menu.addEventListener("click", () => setOpen(!sidebar.classList.contains("open")));
   shade.addEventListener("click", () => setOpen(false));
   document.getElementById("sessions").addEventListener("click", async (event) => {

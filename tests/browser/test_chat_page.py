@@ -199,6 +199,39 @@ def test_a_conversation_has_its_title_however_its_first_turn_ends(page: Page, en
     expect(page.locator(".session.current .session-title")).to_have_text(asked)
 
 
+def test_enter_saves_a_new_title_and_escape_does_not(page: Page) -> None:
+    start(page, "A conversation about whales")
+    wait_for_answer(page)
+    row = page.locator(".session.current")
+    dialog = page.get_by_role("dialog", name="Rename")
+    for key, title in (("Enter", "Mammals of the sea"), ("Escape", "Fish")):
+        row.locator(".rename").focus()
+        page.keyboard.press("Enter")
+        page.fill("#new-title", title)
+        page.keyboard.press(key)
+        expect(dialog).to_be_hidden()
+        expect(row.locator(".session-title")).to_have_text("Mammals of the sea")
+    row.locator(".rename").focus()
+    page.keyboard.press("Enter")
+    page.fill("#new-title", "Fish")
+    dialog.get_by_role("button", name="Cancel").click()
+    expect(dialog).to_be_hidden()
+    page.reload()
+    expect(page.locator("#title")).to_have_text("Mammals of the sea")
+
+
+def test_enter_does_not_delete(page: Page) -> None:
+    start(page, "A conversation to keep")
+    wait_for_answer(page)
+    row = page.locator(".session.current")
+    row.locator(".delete").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(row).to_have_count(1)
+
+
 def test_it_works_by_keyboard_alone(page: Page) -> None:
     expect(page.locator("#message")).to_be_focused()
     page.keyboard.type("one")

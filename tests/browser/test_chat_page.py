@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from tests.browser.chatting import BREAKABLE, receive, roles, send, send_frame, shown, start, wait_for_answer
 from tests.site import Site
@@ -230,6 +230,41 @@ def test_enter_does_not_delete(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(row).to_have_count(1)
+
+
+@pytest.mark.parametrize("width", [1200, 375])
+def test_what_stands_beside_and_below_a_message_has_its_place(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 700})
+    start(page, "hi")
+    wait_for_answer(page)
+    page.reload()  # an answer can be pinned when the page knows its number
+    expect(page.locator("#state")).to_have_text("live")
+    column = box(page.locator("#messages"))
+    for role in ("user", "assistant"):
+        message = page.locator(f".message.{role}").first
+        pin, fork = (box(message.get_by_role("button", name=name)) for name in ("Pin", "Fork"))
+        assert pin["height"] == fork["height"] < 30
+        assert pin["y"] == fork["y"]
+        assert column["x"] <= pin["x"] < pin["x"] + pin["width"] <= fork["x"]
+        assert fork["x"] + fork["width"] <= column["x"] + column["width"]
+    right = column["x"] + column["width"]
+    assert edge_of_send(page) == pytest.approx(right, abs=1)
+    send(page, "[[tokens=5000 delay_ms=5]]")
+    expect(page.locator("#stop")).to_be_visible()
+    assert edge_of_send(page) == pytest.approx(right, abs=1)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.click("#stop")
+
+
+def box(element: Locator) -> FloatRect:
+    found = element.bounding_box()
+    assert found
+    return found
+
+
+def edge_of_send(page: Page) -> float:
+    send = box(page.locator("#send"))
+    return send["x"] + send["width"]
 
 
 def test_it_works_by_keyboard_alone(page: Page) -> None:

@@ -6,6 +6,8 @@ const sidebar = document.getElementById("sidebar");
 const search = document.getElementById("search");
 const menu = document.getElementById("menu");
 const shade = document.getElementById("shade");
+const hint = document.getElementById("listed");
+const hintOfServer = hint.textContent;
 const rows = () => [...document.querySelectorAll("#sessions .session")];
 
 export function watchSidebar(currentSession, complain) {
@@ -42,6 +44,14 @@ function setOpen(isOpen) {
 function filter() {
   const wanted = search.value.trim().toLowerCase();
   for (const row of rows()) row.hidden = !row.dataset.title.toLowerCase().includes(wanted);
+  hint.textContent = rows().some((row) => !row.hidden) ? "" : whyNone();
+}
+
+// The list holds the newest conversations only, or those that a search has found.
+function whyNone() {
+  if (search.value === search.defaultValue && hintOfServer) return hintOfServer;
+  const isPart = search.defaultValue || document.getElementById("more");
+  return isPart ? "Nothing matches here. Enter searches all conversations." : "Nothing matches.";
 }
 
 function ask(dialog) {

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from tests.browser.chatting import BREAKABLE, receive, roles, send, send_frame, shown, start, wait_for_answer
-from tests.site import Site
+from tests.site import Client, Site
 
 
 def test_it_chats_with_thoughts_tools_and_markdown(page: Page) -> None:
@@ -187,18 +187,6 @@ def test_conversations_are_renamed_searched_and_deleted(page: Page, site: Site) 
     expect(page.locator(".session", has_text="Birds of the south")).to_have_count(0)
 
 
-@pytest.mark.parametrize("end", ["failed", "stopped"])
-def test_a_conversation_has_its_title_however_its_first_turn_ends(page: Page, end: str) -> None:
-    asked = "[[status=500]]" if end == "failed" else "[[tokens=5000 delay_ms=5]]"
-    start(page, asked, agent="chat")
-    if end == "stopped":
-        expect(page.locator(".message.assistant .text")).to_contain_text("tok10")
-        page.click("#stop")
-    wait_for_answer(page)
-    expect(page.locator("#title")).to_have_text(asked)
-    expect(page.locator(".session.current .session-title")).to_have_text(asked)
-
-
 def test_enter_saves_a_new_title_and_escape_does_not(page: Page) -> None:
     start(page, "A conversation about whales")
     wait_for_answer(page)
@@ -230,6 +218,44 @@ def test_enter_does_not_delete(page: Page) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(row).to_have_count(1)
+
+
+def test_a_search_that_finds_nothing_says_so(page: Page, client_of_site: Client) -> None:
+    start(page, "A conversation about owls")
+    wait_for_answer(page)
+    hint = page.get_by_role("navigation").get_by_role("status")
+    expect(hint).to_have_text("")
+    for _ in range(31):  # with which the list does not show all
+        client_of_site.new_session()
+    page.goto(page.url)
+    expect(page.locator("#state")).to_have_text("live")
+    page.fill("#search", "about owls")
+    expect(page.locator(".session:visible")).to_have_count(0)
+    expect(hint).to_have_text("Nothing matches here. Enter searches all conversations.")
+    page.press("#search", "Enter")
+    page.wait_for_url("**q=about**")
+    expect(page.locator(".session:visible")).to_have_text(re.compile("A conversation about owls"))
+    expect(hint).to_have_text("")
+    page.fill("#search", "about griffins")
+    expect(hint).to_have_text("Nothing matches here. Enter searches all conversations.")
+    page.fill("#search", "about owls")
+    expect(hint).to_have_text("")
+    page.fill("#search", "about griffins")
+    page.press("#search", "Enter")
+    page.wait_for_url("**griffins**")
+    expect(hint).to_have_text("Nothing matches.")
+
+
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_a_conversation_has_its_title_however_its_first_turn_ends(page: Page, end: str) -> None:
+    asked = "[[status=500]]" if end == "failed" else "[[tokens=5000 delay_ms=5]]"
+    start(page, asked, agent="chat")
+    if end == "stopped":
+        expect(page.locator(".message.assistant .text")).to_contain_text("tok10")
+        page.click("#stop")
+    wait_for_answer(page)
+    expect(page.locator("#title")).to_have_text(asked)
+    expect(page.locator(".session.current .session-title")).to_have_text(asked)
 
 
 @pytest.mark.parametrize("width", [1200, 375])

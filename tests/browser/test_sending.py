@@ -8,19 +8,22 @@ from playwright.sync_api import Page, expect
 from tests.browser.chatting import BREAKABLE, receive, roles, send, shown, start, wait_for_answer
 from tests.site import Client
 
-# On top of BREAKABLE: `isMute` loses what the page sends, `isDeaf` what it would be told; `sent` are the chat frames,
-# `confirmed` how many of them the page has seen accepted.
+# On top of BREAKABLE: `isMute` loses what the page sends, `isDeaf` what it would be told, whose types are
+# `missed`; `sent` are the chat frames, `confirmed` how many of them the page has seen accepted.
 LOSSY = (
     BREAKABLE
     + """
   window.sent = [];
+  window.missed = [];
   window.confirmed = 0;
   window.WebSocket = class extends window.WebSocket {
     constructor(...a) {
       super(...a);
       this.addEventListener("message", (event) => {
-        if (window.isDeaf) event.stopImmediatePropagation();
-        else if (JSON.parse(event.data).type === "accepted") window.confirmed++;
+        const { type } = JSON.parse(event.data);
+        if (!window.isDeaf) return (window.confirmed += type === "accepted");
+        window.missed.push(type);
+        event.stopImmediatePropagation();
       });
     }
     send(data) {
@@ -47,6 +50,10 @@ def begin(page: Page) -> str:
 
 def break_connection(page: Page) -> None:
     page.evaluate("window.isMute = window.isDeaf = false; window.sockets.at(-1).close()")
+
+
+def wait_until_missed(page: Page, type: str) -> None:
+    page.wait_for_function("type => ['accepted', type].every((each) => window.missed.includes(each))", arg=type)
 
 
 def messages_of(client: Client, session: str) -> list[str]:
@@ -78,10 +85,8 @@ def test_a_message_that_arrived_unconfirmed_is_not_begun_again(
 ) -> None:
     session = begin(page)
     page.evaluate("window.isDeaf = true")
-    with client_of_site.stream("GET", f"/sessions/{session}/events") as events:
-        send(page, f"[[tokens={length} delay_ms=5]]")
-        wanted = "done" if length == 3 else "response"
-        assert any(event["type"] == wanted for event in events)
+    send(page, f"[[tokens={length} delay_ms=5]]")
+    wait_until_missed(page, "done" if length == 3 else "response")
     expect(page.locator(".note:visible")).to_have_text("Sending …")
     known = 0 if is_reloaded else page.evaluate("window.confirmed")
     if is_reloaded:
@@ -126,14 +131,13 @@ def test_a_lost_message_that_is_refused_is_offered_again(page: Page) -> None:
 def test_an_offered_message_that_had_arrived_is_not_begun_again(page: Page, client_of_site: Client) -> None:
     session = begin(page)
     page.evaluate("window.isDeaf = true")
-    with client_of_site.stream("GET", f"/sessions/{session}/events") as events:
-        send(page, "[[tokens=3]]")
-        assert any(event["type"] == "done" for event in events)
+    send(page, "[[tokens=3]]")
+    wait_until_missed(page, "done")
     page.evaluate("window.isDeaf = false")
     receive(page, "error", code="unavailable", message="Try again.")
     expect(page.locator("#message")).to_have_value("[[tokens=3]]")
     page.press("#message", "Enter")
-    page.wait_for_function("window.confirmed > 1")  # the first is the first turn's
+    page.wait_for_function("() => window.confirmed > 1")  # the first is the first turn's
     break_connection(page)
     expect(page.locator(".message.assistant").last.locator(".text")).to_have_text("tok0 tok1 tok2")
     expect(page.locator(".message")).to_have_count(4)

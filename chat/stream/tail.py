@@ -31,6 +31,7 @@ _has_ended_since = in_database_thread(queries.has_ended_since)
 # The events that may carry their run's id: the first of an epoch, and the last of a run.
 _NAMING_TYPES = TERMINAL_TYPES | {"message", "discard", "status"}
 RETRY_SECONDS = 0.5
+FLUSH_SECONDS = 0.2
 _FACTS_PAGE = 200
 _STREAM_PAGE = 1_000
 
@@ -121,14 +122,23 @@ class _Tail:
         if oldest is None or oldest > self._after:
             async for facts in self.facts(before=oldest):
                 yield facts
+        async for part in self._rest_of_stream(batch):
+            yield part
+        if not self._is_whole and await _has_ended_since(self._session_id, self._after):
+            # What is committed comes a moment later by the stream, where nothing has to be thrown away for it.
+            await asyncio.sleep(FLUSH_SECONDS)
+            _, batch = await _read_stream(self._session_id, self._after)
+            async for part in self._rest_of_stream(batch):
+                yield part
+            if not self._is_whole:  # its worker died between the commit and the stream
+                async for facts in self.facts(before=None):
+                    yield facts
+
+    async def _rest_of_stream(self, batch: list[StreamEvent]) -> AsyncIterator[list[StreamEvent]]:
         while batch:
             async for part in self.in_order(batch, merge=True):
                 yield part
             _, batch = await _read_stream(self._session_id, self._after)
-        if not self._is_whole and await _has_ended_since(self._session_id, self._after):
-            # Its worker died between the commit and the stream.
-            async for facts in self.facts(before=None):
-                yield facts
 
     async def in_order(self, events: list[StreamEvent], *, merge: bool = False) -> AsyncIterator[list[StreamEvent]]:
         """Those of the stream's events that are new, and before each new epoch what the stream misses of the old.

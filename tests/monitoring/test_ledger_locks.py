@@ -28,7 +28,8 @@ def wait_for_blocked() -> None:
     pause = threading.Event()
     with connection.cursor() as cursor:
         for _ in range(1_000):
-            cursor.execute("SELECT 1 FROM pg_stat_activity WHERE pg_backend_pid() = ANY(pg_blocking_pids(pid)) LIMIT 1")
+            # Not of pg_stat_activity, of which a transaction sees only how it was at first.
+            cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY(pg_blocking_pids(pid))")
             if cursor.fetchone():
                 return
             pause.wait(0.01)

@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 
 from chat.answers import wait_for_answer
 from chat.api import CANCEL_WAIT_SECONDS, AgentChatView, CancelView, ChatView, EventsView, RetryView, cancel_answer
-from chat.leaving import ClientLeft, telling_who_left
+from chat.leaving import ClientLeft
 from chat.runs.cancel import wait_until_cancelled
 from chat.stream.event import StreamEvent, as_sse
 from chat.stream.tail import RunFilter, tail
@@ -51,7 +51,7 @@ class Exchange:
         self.scope = scope
         self.headers: dict[str, str] = {}  # of every answer
         self._receive = receive
-        self._send = telling_who_left(send)
+        self._send = send
 
     async def read_body(self) -> bytes:
         """The body; raises RequestTooLargeError before it has read more than is allowed, and ClientLeft."""
